@@ -1,0 +1,212 @@
+"""Cost-aware masking: which layers get a zero state, cheapest first.
+
+The strategy sees descriptions of layers (``mbu_jax.architecture``), never modules. A cost model is
+any function from descriptions to one number a layer, so that ranking and selection serve a device
+where masking costs a second product as well as one where its zeros are skipped.
+
+Source: the paper's section 3.1.2 and Appendix A.5.1.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from mbu_jax.architecture import LayerShape
+from mbu_jax.errors import InputError
+
+type OperationCount = Callable[[LayerShape, int, int], float]
+"""Operations of a layer on one image of the given height and width."""
+
+type CostModel = Callable[[Sequence[LayerShape]], Mapping[str, float]]
+"""Cost of masking each configurable layer, by name, in any unit."""
+
+
+def dense_operations(layer: LayerShape, height: int, width: int) -> int:
+    """Count operations as the paper's Figure 4 does, additions and multiplications apart.
+
+    Args:
+      layer: the layer.
+      height: H of the image in pixels.
+      width: W of the image in pixels.
+
+    Returns:
+      Two operations a multiply-accumulate of a convolution, one of a transposed convolution.
+
+    Example:
+      >>> from mbu_jax.architecture import unet_layers
+      >>> layers = {layer.name: layer for layer in unet_layers(width=64)}
+      >>> dense_operations(layers["up_ct4"], 512, 512) == 512 * 512 * 64 * 64
+      True
+    """
+    # Only this weighting gives the transposed convolutions the scores that Table A.4 prints.
+    return sum((1 if conv.transposed else 2) * conv.macs(height, width) for conv in layer.convs)
+
+
+def cost_scores(
+    layers: Sequence[LayerShape],
+    *,
+    w_op: float = 0.5,
+    w_param: float = 0.5,
+    height: int = 512,
+    width: int = 512,
+    operations: OperationCount = dense_operations,
+) -> dict[str, float]:
+    """Score what masking each configurable layer costs, between 0 (free) and 1 (dearest).
+
+    Args:
+      layers: the network's layers; those that are not configurable are left out.
+      w_op: weight of the operation count.
+      w_param: weight of the parameter count; ``w_op + w_param`` is 1.
+      height: H of the image in pixels.
+      width: W of the image in pixels.
+      operations: how operations are counted, for example by non-zero weights only.
+
+    Returns:
+      Name -> ``w_op * n_op / max(n_op) + w_param * n_param / max(n_param)``, in execution order;
+      the maxima are over the configurable layers.
+
+    Raises:
+      InputError: a weight is negative, or the two do not add up to 1.
+
+    Example:
+      >>> from mbu_jax.architecture import unet_layers
+      >>> scores = cost_scores(unet_layers())
+      >>> round(scores["up_ct4"], 3), round(scores["down_c3"], 3)
+      (0.011, 0.625)
+
+    Source: Eq. 2 of the paper.
+    """
+    if not (w_op >= 0 and w_param >= 0 and math.isclose(w_op + w_param, 1.0, abs_tol=1e-9)):
+        raise InputError(
+            f"w_op {w_op} and w_param {w_param}: both must be at least 0 and their sum must be 1"
+        )
+    chosen = [layer for layer in layers if layer.configurable]
+    n_op = _normalised([operations(layer, height, width) for layer in chosen])
+    n_param = _normalised([layer.weights for layer in chosen])
+    return {
+        layer.name: w_op * op + w_param * param
+        for layer, op, param in zip(chosen, n_op, n_param, strict=True)
+    }
+
+
+def second_product_macs(
+    layers: Sequence[LayerShape], *, height: int = 512, width: int = 512
+) -> dict[str, float]:
+    """Count what masking adds on a device that multiplies dense bits: a second product.
+
+    A masked layer is ``popc(a ^ n) - popc(a ^ p)``, two products where a binary layer needs one.
+    As the cost model of ``mask_within_budget`` it makes the budget a number of
+    multiply-accumulates an image.
+
+    Args:
+      layers: the network's layers; those that are not configurable are left out.
+      height: H of the image in pixels.
+      width: W of the image in pixels.
+
+    Returns:
+      Name -> extra one-bit multiply-accumulates an image, in execution order.
+
+    Example:
+      >>> from mbu_jax.architecture import unet_layers
+      >>> mask_within_budget(unet_layers(), 5e9, cost=second_product_macs)
+      ('up_ct1', 'up_ct2', 'up_ct3', 'up_ct4')
+
+    Source: the paper's section 3.2.1.
+    """
+    return {layer.name: layer.macs(height, width) for layer in layers if layer.configurable}
+
+
+def cost_ranking(layers: Sequence[LayerShape], *, cost: CostModel = cost_scores) -> tuple[str, ...]:
+    """Order the configurable layers by what masking them costs: the priority list for masking.
+
+    Args:
+      layers: the network's layers.
+      cost: the cost model; ``functools.partial(cost_scores, w_op=1, w_param=0)`` changes weights.
+
+    Returns:
+      Their names, cheapest first; layers of equal cost in execution order.
+
+    Raises:
+      InputError: the model gives a layer a cost that is not a finite number.
+
+    Example:
+      >>> from mbu_jax.architecture import unet_layers
+      >>> cost_ranking(unet_layers())[:4]
+      ('up_ct4', 'up_ct3', 'up_ct2', 'up_ct1')
+
+    Source: the paper's Table A.4.
+    """
+    return tuple(name for name, _ in _ranked(layers, cost))
+
+
+def mask_cheapest(
+    layers: Sequence[LayerShape], k: int, *, cost: CostModel = cost_scores
+) -> tuple[str, ...]:
+    """Choose the k layers that are cheapest to mask.
+
+    Args:
+      layers: the network's layers.
+      k: how many to mask, 0 to the number of configurable layers.
+      cost: the cost model, see ``cost_ranking``.
+
+    Returns:
+      Their names, cheapest first.
+
+    Raises:
+      InputError: k is out of range.
+
+    Example:
+      >>> from mbu_jax.architecture import unet_layers
+      >>> mask_cheapest(unet_layers(), 2)
+      ('up_ct4', 'up_ct3')
+    """
+    ranking = cost_ranking(layers, cost=cost)
+    if not 0 <= k <= len(ranking):
+        raise InputError(f"cannot mask {k} layers; choose a number from 0 to {len(ranking)}")
+    return ranking[:k]
+
+
+def mask_within_budget(
+    layers: Sequence[LayerShape], budget: float, *, cost: CostModel = cost_scores
+) -> tuple[str, ...]:
+    """Mask layers cheapest first for as long as their summed cost stays within a budget.
+
+    Args:
+      layers: the network's layers.
+      budget: the most that masking may cost in all, in the unit of the cost model: summed cost
+        scores by default, multiply-accumulates with ``second_product_macs``.
+      cost: the cost model, see ``cost_ranking``.
+
+    Returns:
+      The chosen names, cheapest first: the longest such start of ``cost_ranking``.
+
+    Raises:
+      InputError: the budget is negative or not a number.
+
+    Example:
+      >>> from mbu_jax.architecture import unet_layers
+      >>> mask_within_budget(unet_layers(), 0.2)
+      ('up_ct4', 'up_ct3', 'up_ct2', 'up_ct1')
+    """
+    if not budget >= 0:
+        raise InputError(f"masking budget is {budget}; it must be a number of at least 0")
+    chosen: list[str] = []
+    spent: list[float] = []
+    for name, price in _ranked(layers, cost):
+        spent.append(price)
+        if math.fsum(spent) > budget:
+            break
+        chosen.append(name)
+    return tuple(chosen)
+
+
+def _ranked(layers: Sequence[LayerShape], cost: CostModel) -> list[tuple[str, float]]:
+    costs = cost(layers)
+    for name, value in costs.items():
+        if not math.isfinite(value):
+            raise InputError(f"the cost of layer {name} is {value}; it must be a finite number")
+    return sorted(costs.items(), key=lambda item: item[1])
+
+
+def _normalised(counts: Sequence[float]) -> list[float]:
+    largest = max(counts, default=0) or 1
+    return [count / largest for count in counts]
