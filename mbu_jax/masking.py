@@ -126,7 +126,7 @@ def cost_ranking(layers: Sequence[LayerShape], *, cost: CostModel = cost_scores)
       Their names, cheapest first; layers of equal cost in execution order.
 
     Raises:
-      InputError: the model gives a layer a cost that is not a finite number.
+      InputError: the model gives a layer no cost, or one that is not a finite number.
 
     Example:
       >>> from mbu_jax.architecture import unet_layers
@@ -201,10 +201,17 @@ def mask_within_budget(
 
 def _ranked(layers: Sequence[LayerShape], cost: CostModel) -> list[tuple[str, float]]:
     costs = cost(layers)
-    for name, value in costs.items():
+    ranked: list[tuple[str, float]] = []
+    for layer in layers:
+        if not layer.configurable:
+            continue
+        value = costs.get(layer.name, math.nan)
         if not math.isfinite(value):
-            raise InputError(f"the cost of layer {name} is {value}; it must be a finite number")
-    return sorted(costs.items(), key=lambda item: item[1])
+            raise InputError(
+                f"the cost model gives layer {layer.name} the cost {value}; return a finite number"
+            )
+        ranked.append((layer.name, value))
+    return sorted(ranked, key=lambda item: item[1])
 
 
 def _normalised(counts: Sequence[float]) -> list[float]:
