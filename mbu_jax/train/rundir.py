@@ -1,0 +1,272 @@
+"""A run's directory: where its files are, and whether a command may write there."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mbu_jax.errors import InputError
+
+_DIFFERENCES_SHOWN = 3
+_TEMPORARY_PREFIX, _TEMPORARY_SUFFIX = ".writing-", ".tmp"
+
+
+def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> None:
+    """Replace a file's content in one step: readers see the old content or the new, never a mix.
+
+    The content goes to a temporary file beside ``path``, is forced to the disk, and takes the
+    name over. If anything fails (a full disk, say), the old file stays as it was.
+
+    Args:
+      path: The file to write. Its folder must exist.
+      content: All of the new content.
+
+    Raises:
+      OSError: If the content cannot be written.
+
+    Example:
+      >>> write_bytes_atomic(tmp_path / "note.txt", b"done")
+    """
+    path = Path(path)
+    handle, name = tempfile.mkstemp(_TEMPORARY_SUFFIX, _TEMPORARY_PREFIX, path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp gives 0600; a run's files are as readable as any other file of the user.
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
+    """Write a value as indented JSON, in one step (see :func:`write_bytes_atomic`).
+
+    Args:
+      path: The file to write. Its folder must exist.
+      value: Anything JSON can say; paths become strings. NaN and infinity are refused, because
+        JSON has no word for them.
+
+    Raises:
+      OSError: If the file cannot be written.
+      ValueError: If a number is not finite.
+      TypeError: If JSON cannot say the value.
+
+    Example:
+      >>> write_json_atomic(tmp_path / "eval.json", {"dice": 0.9})
+    """
+    write_bytes_atomic(path, (_to_json(value, indent=2) + "\n").encode())
+
+
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the ``config.json`` of a run.
+
+    Args:
+      path: The run's directory.
+
+    Returns:
+      The configuration that the run was started with.
+
+    Raises:
+      InputError: If the directory or the file is missing, or the file is damaged.
+
+    Example:
+      >>> read_config("runs/nuclei")["epochs"]
+      30
+    """
+    directory = Path(path)
+    file = directory / "config.json"
+    try:
+        content = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if not directory.exists():
+            raise InputError(f"{directory} does not exist; give the directory of a run") from None
+        raise InputError(
+            f"{directory} has no config.json, so it is no run; give the directory of a run"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read ({error}); {_CONFIG_REMEDY}") from error
+    try:
+        config = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{file} is damaged (line {error.lineno}: {error.msg}); {_CONFIG_REMEDY}"
+        ) from error
+    if not isinstance(config, dict):
+        raise InputError(f"{file} is damaged (it holds no JSON object); {_CONFIG_REMEDY}")
+    return config
+
+
+class RunDirectory:
+    """The directory of one training run, and the names of the files in it.
+
+    Args:
+      path: The directory; it need not exist yet.
+
+    Example:
+      >>> run = RunDirectory("runs/nuclei")
+      >>> run.create_or_resume({"dataset": "nuclei", "epochs": 30})
+      False
+      >>> run.config
+      PosixPath('runs/nuclei/config.json')
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @property
+    def config(self) -> Path:
+        """The options that the run was started with."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line: everything measured while training."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder that Orbax keeps the best and the last checkpoints in."""
+        return self.path / "checkpoints"
+
+    @property
+    def evaluation(self) -> Path:
+        """The scores on the validation images."""
+        return self.path / "eval.json"
+
+    @property
+    def samples(self) -> Path:
+        """The folder of pictures: image, truth, prediction, error."""
+        return self.path / "samples"
+
+    @property
+    def curves(self) -> Path:
+        """The picture of everything in ``metrics.jsonl`` over the epochs."""
+        return self.path / "curves.png"
+
+    def create_or_resume(
+        self, config: Mapping[str, Any], ignore: frozenset[str] = frozenset()
+    ) -> bool:
+        """Make the directory ready for a run with these options, or refuse.
+
+        A new or empty directory gets a ``config.json``. A directory that already holds a run of
+        the same options is resumed, its ``config.json`` then states the newest value of the
+        ignored options. Nothing else is ever touched.
+
+        Args:
+          config: The run's options, nested mappings of what JSON can say.
+          ignore: Options that may differ on resume, by dotted name (``"data.workers"``); the name
+            of a group (``"data"``) stands for all that is in it.
+
+        Returns:
+          Whether the directory holds an earlier run to resume.
+
+        Raises:
+          InputError: If the directory holds a run with other options, or files that are no run,
+            or cannot be used as a directory.
+          OSError: If ``config.json`` cannot be written, for instance on a full disk.
+
+        Example:
+          >>> RunDirectory("runs/a").create_or_resume({"epochs": 30}, frozenset({"epochs"}))
+          False
+        """
+        # Through JSON and back, so that a tuple equals the list that was read from the file.
+        config = json.loads(_to_json(config))
+        if self.config.exists():
+            saved = read_config(self.path)
+            self._refuse_difference(saved, config, ignore)
+            if saved != config:
+                write_json_atomic(self.config, config)
+            return True
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            present = sorted(p.name for p in self.path.iterdir() if not _is_leftover(p))
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise InputError(
+                f"--workdir {self.path} cannot be used as a directory ({error.strerror}); "
+                "choose another --workdir"
+            ) from error
+        if present:
+            raise InputError(
+                f"--workdir {self.path} is not empty and holds no run (it has {present[0]} but no "
+                "config.json); choose another --workdir"
+            )
+        write_json_atomic(self.config, config)
+        return False
+
+    def _refuse_difference(
+        self, saved: dict[str, Any], asked: dict[str, Any], ignore: frozenset[str]
+    ) -> None:
+        old, new = _flatten(saved), _flatten(asked)
+        different = [
+            f"{name} is {_show(old, name)} there and {_show(new, name)} here"
+            for name in sorted(old.keys() | new.keys())
+            if old.get(name, _ABSENT) != new.get(name, _ABSENT) and not _ignored(name, ignore)
+        ]
+        if not different:
+            return
+        more = len(different) - _DIFFERENCES_SHOWN
+        raise InputError(
+            f"--workdir {self.path} holds a run with other options: "
+            + "; ".join(different[:_DIFFERENCES_SHOWN])
+            + (f"; and {more} more" if more > 0 else "")
+            + ". Choose another --workdir, or give the same options to resume it"
+        )
+
+
+_ABSENT = object()
+_CONFIG_REMEDY = "restore it or start again in another directory"
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, allow_nan=False, default=os.fspath)
+
+
+def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names for nested options: {"data": {"workers": 2}} is {"data.workers": 2}."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _show(flat: dict[str, Any], name: str) -> str:
+    return json.dumps(flat[name]) if name in flat else "absent"
+
+
+def _ignored(name: str, ignore: frozenset[str]) -> bool:
+    parts = name.split(".")
+    return any(".".join(parts[: i + 1]) in ignore for i in range(len(parts)))
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a process of ours died while writing this file: no file of the user's."""
+    return path.name.startswith(_TEMPORARY_PREFIX) and path.name.endswith(_TEMPORARY_SUFFIX)
+
+
+def _umask() -> int:
+    # The operating system tells the mask only to one who sets it.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force the new name to the disk too, where the system lets folders be opened."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
