@@ -88,7 +88,7 @@ def violations(files: dict[str, Path]) -> list[str]:
     direct = {module: imported_by(module, files) for module in files}
     found = []
     for start in files:
-        chains = {start: (start,)}
+        chains: dict[str, tuple[str, ...]] = {start: (start,)}
         queue = [start]
         while queue:
             module = queue.pop()
@@ -124,7 +124,8 @@ def violations(files: dict[str, Path]) -> list[str]:
 
 
 def test_imports_point_one_way() -> None:
-    assert violations(source_files()) == []
+    broken = violations(source_files())
+    assert not broken, "\n".join(broken)
 
 
 def test_the_modules_that_the_rules_name_exist() -> None:
@@ -284,7 +285,7 @@ def test_public_names_have_the_docstrings_that_the_style_asks() -> None:
         for name, node in public_definitions(parse(path).body):
             if lack := missing_in_docstring(node):
                 bad.append(f"{path.relative_to(ROOT)}:{node.lineno}: {name}: {lack}")
-    assert bad == []
+    assert not bad, "\n".join(bad)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +358,7 @@ def test_no_text_names_a_directory_of_one_machine() -> None:
         for number, line in enumerate(text.splitlines(), start=1)
         if MACHINE_PATH.search(line)
     ]
-    assert found == []
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize("directory", ["work", "root", "home"])
