@@ -1,0 +1,87 @@
+"""Folding BatchNorm and activation into one comparison a channel and level.
+
+Behind a quantized convolution stand BatchNorm and a sign (or a two-bit activation). Both are
+monotone in the accumulator y, so together they are comparisons ``y >= theta``. Every consumer,
+the model in evaluation mode and the packed network alike, compares against the theta made
+here; that is why they agree bit for bit.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+INT_MAX = 2**31 - 1
+_FLOAT_MAX = np.finfo(np.float32).max
+
+_CUTS = {1: (0.0,), 2: (-2.0, 0.0, 2.0)}  # where `quantize_activation` changes level
+
+
+class Thresholds(NamedTuple):
+    """Comparisons that replace BatchNorm and activation.
+
+    The activation's code is ``sum over k of (sign * y >= theta[k])`` and its value
+    ``2 code - (2^bits - 1)``.
+
+    Attributes:
+      theta: [2^bits - 1, C] int32 for integer accumulators, float32 for float ones; ascending
+        along the first axis. ``±INT_MAX`` (float: the largest finite) is never or always passed.
+      sign: [C] float32, -1 where BatchNorm's scale is negative: such a channel's weights flip.
+    """
+
+    theta: NDArray
+    sign: NDArray
+
+
+def fold_batch_norm(
+    scale: ArrayLike,
+    bias: ArrayLike,
+    mean: ArrayLike,
+    var: ArrayLike,
+    *,
+    epsilon: float,
+    bits: int = 1,
+    integer: bool = True,
+) -> Thresholds:
+    """Thresholds equivalent to BatchNorm (running statistics) and activation.
+
+    ``scale (y - mean) / sqrt(var + epsilon) + bias >= cut`` solved for y in float64, then
+    rounded up to the next value that an accumulator can have.
+
+    Args:
+      scale: [C] BatchNorm's gamma; 0 makes the channel constant.
+      bias: [C] BatchNorm's beta.
+      mean: [C] running mean of the accumulator.
+      var: [C] running variance of the accumulator.
+      epsilon: BatchNorm's epsilon.
+      bits: activation bits, 1 or 2.
+      integer: whether accumulators are integers (quantized weights on quantized activations)
+        or float32 (the full-precision stem).
+
+    Returns:
+      The thresholds.
+
+    Raises:
+      ValueError: where a statistic or parameter is not finite, or a variance is negative.
+
+    Example:
+      >>> fold_batch_norm([2.0, -1.0], [1.0, 0.0], [0.0, 3.5], [4.0, 1.0], epsilon=0.0)
+      Thresholds(theta=array([[-1, -3]], dtype=int32), sign=array([ 1., -1.], dtype=float32))
+
+    Source: Umuroglu et al., "FINN", 2017, §4.2.2, with gamma <= 0 handled.
+    """
+    gamma, beta, mu, sigma2 = (np.asarray(a, np.float64) for a in (scale, bias, mean, var))
+    if not all(np.isfinite(a).all() for a in (gamma, beta, mu, sigma2)) or (sigma2 < 0).any():
+        raise ValueError("BatchNorm holds a value that is not finite, or a negative variance")
+    cuts = np.asarray(_CUTS[bits])[:, None]
+    sign = np.where(gamma < 0, -1.0, 1.0)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        tau = sign * (mu + (cuts - beta) * np.sqrt(sigma2 + epsilon) / gamma)
+    tau = np.where(gamma == 0, np.where(beta >= cuts, -np.inf, np.inf), tau)
+    if integer:
+        theta = np.clip(np.ceil(tau), -INT_MAX, INT_MAX).astype(np.int32)
+    else:
+        clipped = np.clip(tau, -_FLOAT_MAX, _FLOAT_MAX)
+        nearest = clipped.astype(np.float32)
+        theta = np.where(nearest < clipped, np.nextafter(nearest, np.float32(np.inf)), nearest)
+    return Thresholds(theta, sign.astype(np.float32))

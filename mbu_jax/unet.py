@@ -1,0 +1,304 @@
+"""The masked binary U-Net and its configuration."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, Self, get_args
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from mbu_jax.architecture import LAYER_NAMES, padded_size, unet_layers
+from mbu_jax.convolution import max_pool2x2
+from mbu_jax.errors import InputError
+from mbu_jax.layers import (
+    DoubleConv,
+    Head,
+    NormActivation,
+    Precision,
+    QuantizationOptions,
+    Up,
+)
+from mbu_jax.masking import mask_cheapest
+
+ModelPreset = Literal["full_precision", "int8", "int4", "mbu", "all_masked", "binary"]
+
+_UNIFORM: dict[str, Precision] = {
+    "full_precision": "float32",
+    "int8": "int8",
+    "int4": "int4",
+    "all_masked": "masked",
+    "binary": "binary",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetConfig:
+    """Everything that defines the network: sizes and the precision of each layer.
+
+    Attributes:
+      width: c, channels at full resolution; the widest layer has 8c.
+      in_channels: channels of the image.
+      classes: channels of the logits; 1 means one foreground class through a sigmoid.
+      precisions: weight precision of the twelve layers, in the order of `LAYER_NAMES`.
+      quantization: activation bits, surrogate gradients, ternarizer.
+      dtype: arithmetic of the full-precision parts, ``float32`` or ``bfloat16``.
+
+    The stem's first convolution and the head are full precision in every network; the stem's
+    second convolution is masked wherever activations are quantized.
+
+    Example:
+      >>> UNetConfig.preset("mbu", masked_layers=2).precisions[-4:]
+      ('masked', 'binary', 'masked', 'binary')
+    """
+
+    width: int = 64
+    in_channels: int = 3
+    classes: int = 1
+    precisions: tuple[Precision, ...] = ("masked",) * len(LAYER_NAMES)
+    quantization: QuantizationOptions = QuantizationOptions()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        """Check every field.
+
+        Raises:
+          InputError: naming the field and what it may be.
+        """
+        unet_layers(self.width, self.in_channels, self.classes)
+        if len(self.precisions) != len(LAYER_NAMES):
+            raise InputError(
+                f"precisions has {len(self.precisions)} entries; give one for each of "
+                f"{', '.join(LAYER_NAMES)}"
+            )
+        for name, precision in zip(LAYER_NAMES, self.precisions, strict=True):
+            if precision not in get_args(Precision):
+                raise InputError(
+                    f"{name} has unknown precision {precision!r}; choose one of "
+                    f"{', '.join(get_args(Precision))}"
+                )
+        bits = self.quantization.activation_bits
+        if bits not in (1, 2, 32):
+            raise InputError(f"activation_bits is {bits}; choose 1, 2 or 32 (full precision)")
+        if bits == 32 and set(self.precisions) != {"float32"}:
+            raise InputError(
+                "activation_bits 32 goes with float32 weights in every layer; choose 1 or 2"
+            )
+        if not 0 < self.quantization.density < 1:
+            raise InputError(
+                f"density is {self.quantization.density}; choose a share between 0 and 1"
+            )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise InputError(f"dtype is {self.dtype!r}; choose float32 or bfloat16")
+
+    @classmethod
+    def preset(
+        cls,
+        name: ModelPreset,
+        *,
+        masked_layers: int = 6,
+        quantization: QuantizationOptions | None = None,
+        **sizes: Any,
+    ) -> Self:
+        """Build one row of the paper's Table 1.
+
+        Args:
+          name: ``full_precision``; ``int8``, ``int4`` (weights; binary activations, as in the
+            paper); ``mbu`` (the cheapest layers masked, the rest binary); ``all_masked``;
+            ``binary``.
+          masked_layers: how many layers ``mbu`` masks, in order of cost.
+          quantization: other quantization options; activation bits are ignored for
+            ``full_precision``.
+          **sizes: width, in_channels, classes, dtype.
+
+        Returns:
+          The configuration.
+
+        Raises:
+          InputError: for an unknown name or a value out of range.
+
+        Example:
+          >>> UNetConfig.preset("binary", width=32).precisions[0]
+          'binary'
+
+        Source: MBU-Net, Table 1 and Appendix A.5.1.
+        """
+        options = quantization or QuantizationOptions()
+        if name == "full_precision":
+            options = dataclasses.replace(options, activation_bits=32)
+        if name == "mbu":
+            masked = mask_cheapest(unet_layers(), masked_layers)
+            precisions = tuple("masked" if n in masked else "binary" for n in LAYER_NAMES)
+        elif name in _UNIFORM:
+            precisions = (_UNIFORM[name],) * len(LAYER_NAMES)
+        else:
+            raise InputError(
+                f"unknown network {name!r}; choose one of {', '.join(get_args(ModelPreset))}"
+            )
+        return cls(precisions=precisions, quantization=options, **sizes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary for JSON.
+
+        Returns:
+          The fields, nested options as a dictionary, tuples as lists.
+
+        Example:
+          >>> UNetConfig.from_dict(UNetConfig().to_dict()) == UNetConfig()
+          True
+        """
+        fields = dataclasses.asdict(self)
+        return fields | {"precisions": list(self.precisions)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Read a configuration back, checking it.
+
+        Args:
+          fields: what `to_dict` gave.
+
+        Returns:
+          The configuration.
+
+        Raises:
+          InputError: where a field is missing, unknown or out of range.
+        """
+        try:
+            quantization = QuantizationOptions(**fields["quantization"])
+            rest = {k: v for k, v in fields.items() if k not in ("quantization", "precisions")}
+            return cls(precisions=tuple(fields["precisions"]), quantization=quantization, **rest)
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"the network's configuration is damaged ({error}); restore config.json"
+            ) from error
+
+
+class UNet(nnx.Module):
+    """U-Net with quantized weights and activations (DoubleConv, pool; up, concatenate).
+
+    Args:
+      config: sizes and precisions.
+      rngs: NNX random keys; ``params`` is used for initialization.
+
+    Example:
+      >>> model = UNet(UNetConfig(width=4), rngs=nnx.Rngs(0))
+      >>> model(jnp.zeros((1, 20, 33, 3))).shape
+      (1, 20, 33, 1)
+
+    Source: MBU-Net, Figures A.1 and A.2.
+    """
+
+    def __init__(self, config: UNetConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        options = config.quantization
+        dtype = jnp.dtype(config.dtype)
+        precision = dict(zip(LAYER_NAMES, config.precisions, strict=True))
+        for layer in unet_layers(config.width, config.in_channels, config.classes):
+            first = layer.convs[0]
+            if layer.name == "head":
+                module = Head(first.in_channels, first.out_channels, dtype=dtype, rngs=rngs)
+            elif first.transposed:
+                module = Up(
+                    first.in_channels, precision[layer.name], options, dtype=dtype, rngs=rngs
+                )
+            else:
+                if layer.name == "stem":
+                    second = "float32" if options.activation_bits == 32 else "masked"
+                    precisions: tuple[Precision, Precision] = ("float32", second)
+                else:
+                    precisions = (precision[layer.name],) * 2
+                module = DoubleConv(
+                    first.in_channels,
+                    first.out_channels,
+                    precisions,
+                    options,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
+            setattr(self, layer.name, module)
+
+    def fold(self) -> None:
+        """Refresh every layer's thresholds from its BatchNorm; `eval` does it for you."""
+        for _, module in nnx.iter_modules(self):
+            if isinstance(module, NormActivation):
+                module.fold()
+
+    def eval(self, **attributes: Any) -> None:
+        """Switch to evaluation mode: fold BatchNorm into thresholds and use those from now on.
+
+        Call it outside ``jit``: folding is done in float64 by NumPy.
+
+        Args:
+          **attributes: further attributes to set, as in `flax.nnx.Module.eval`.
+
+        Example:
+          >>> model = UNet(UNetConfig(width=4), rngs=nnx.Rngs(0))
+          >>> model.eval()
+          >>> model(jnp.zeros((16, 16, 3))).shape
+          (16, 16, 1)
+        """
+        self.fold()
+        super().eval(**attributes)
+
+    def __call__(self, images: Array) -> Array:
+        """Segment images.
+
+        Args:
+          images: [B, H, W, C] or [H, W, C], float32 in [0, 1] or uint8; any H and W. They are
+            padded at the bottom and right by repeating the edge, and the result is cropped.
+
+        Returns:
+          Float32 logits of shape [B, H, W, classes] or [H, W, classes].
+
+        Raises:
+          InputError: for another rank, dtype or number of channels.
+        """
+        if images.ndim == 3:
+            return self(images[None])[0]
+        if images.ndim != 4 or images.shape[-1] != self.config.in_channels:
+            raise InputError(
+                f"images have shape {images.shape}; give [B, H, W, {self.config.in_channels}] "
+                f"or [H, W, {self.config.in_channels}]"
+            )
+        x = image_to_float(images)
+        _, height, width, _ = x.shape
+        padded_height, padded_width = padded_size(height, width)
+        border = ((0, 0), (0, padded_height - height), (0, padded_width - width), (0, 0))
+        x = jnp.pad(x, border, mode="edge")
+        logits = self._padded(x)
+        return logits[:, :height, :width]
+
+    def _padded(self, x: Array) -> Array:
+        full = self.stem(2 * x - 1)
+        half = self.down_c1(max_pool2x2(full))
+        quarter = self.down_c2(max_pool2x2(half))
+        eighth = self.down_c3(max_pool2x2(quarter))
+        deepest = self.down_c4(max_pool2x2(eighth))
+        y = self.up_c1(jnp.concatenate([eighth, self.up_ct1(deepest)], axis=-1))
+        y = self.up_c2(jnp.concatenate([quarter, self.up_ct2(y)], axis=-1))
+        y = self.up_c3(jnp.concatenate([half, self.up_ct3(y)], axis=-1))
+        y = self.up_c4(jnp.concatenate([full, self.up_ct4(y)], axis=-1))
+        return self.head(y)
+
+
+def image_to_float(images: Array) -> Array:
+    """Images as float32 in [0, 1].
+
+    Args:
+      images: array of any shape, uint8 (divided by 255) or floating (taken as it is).
+
+    Returns:
+      Float32 array of the same shape.
+
+    Raises:
+      InputError: for any other dtype.
+
+    Example:
+      >>> image_to_float(jnp.array([255], jnp.uint8)).tolist()
+      [1.0]
+    """
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.float32) / 255
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        return images.astype(jnp.float32)
+    raise InputError(f"images have dtype {images.dtype}; give uint8, or float32 in [0, 1]")
