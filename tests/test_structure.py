@@ -259,7 +259,8 @@ def missing_in_docstring(node: ast.ClassDef | Function) -> str | None:
     a = node.args
     names = [arg.arg for arg in (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg) if arg]
     arguments = [name for name in names if name not in ("self", "cls")]
-    if decorators & {"property", "cached_property", "functools.cached_property"} or not arguments:
+    # A property has nothing to list; an override is documented where it is declared.
+    if decorators & {"property", "cached_property", "override"} or not arguments:
         return None
     sections = set(re.findall(r"^(Args|Returns|Yields):$", docstring, re.MULTILINE))
     if "Args" not in sections:
@@ -296,6 +297,7 @@ def test_public_names_have_the_docstrings_that_the_style_asks() -> None:
         ("def f(x):\n '''One.'''", "no Args section"),
         ("def f(x, *, y):\n '''One.\n\n Args:\n   x: a.\n '''", "Args without y"),
         ("def f(x) -> int:\n '''One.\n\n Args:\n   x: a.\n '''", "no Returns section"),
+        ("@override\ndef f(x) -> int:\n '''One.'''", None),
         ("def f(x) -> None:\n '''One.\n\n Args:\n   x: a.\n '''", None),
         ("def f(x) -> int:\n '''One.\n\n Args:\n   x: a.\n\n Returns:\n   b.\n '''", None),
     ],
