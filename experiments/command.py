@@ -1,0 +1,199 @@
+"""What every command-line program here shares: options from dataclasses, and plain errors."""
+
+import contextlib
+import dataclasses
+import difflib
+import errno
+import inspect
+import io
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+import tyro
+
+from mbu_jax.errors import InputError
+
+_BAD_INPUT, _INTERRUPTED = 2, 130
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a program and turn what the user can mend into one line on standard error.
+
+    An :class:`mbu_jax.errors.InputError` or a full disk prints ``error: ...`` and exits with code
+    2; Ctrl-C exits with code 130. Anything else is a fault of the program and keeps its traceback.
+
+    Args:
+      main: The program.
+
+    Raises:
+      SystemExit: With the codes above.
+
+    Example:
+      >>> run(lambda: print("done"))
+      done
+    """
+    try:
+        main()
+    except InputError as error:
+        _exit(f"error: {error}", _BAD_INPUT)
+    except KeyboardInterrupt:
+        _exit("interrupted", _INTERRUPTED)
+    except Exception as error:
+        full = _disk_full(error)
+        if full is None:
+            raise
+        where = f" while writing {full.filename}" if getattr(full, "filename", None) else ""
+        _exit(
+            f"error: the disk is full{where}; free some space and run the same command again",
+            _BAD_INPUT,
+        )
+
+
+def parse[T](
+    config_type: type[T],
+    presets: Mapping[str, T],
+    argv: Sequence[str] | None = None,
+    *,
+    prog: str | None = None,
+) -> T:
+    """Read the command line: ``--preset NAME`` chooses the defaults, other options change them.
+
+    Fields of nested dataclasses are options under their own name (``--learning-rate``, not
+    ``--optimizer.learning-rate``), shown in ``--help`` as a group with the nested class's
+    docstring; a field's own help is the string below it.
+
+    Args:
+      config_type: A dataclass; dataclasses may nest in it.
+      presets: An instance by name; the first is the default.
+      argv: The arguments, by default those of this process.
+      prog: How the user calls the program, by default as Python was called.
+
+    Returns:
+      The preset with the options of the command line in place.
+
+    Raises:
+      InputError: For an unknown preset or option, or a bad value, in one line.
+      SystemExit: With code 0 after ``--help``.
+      TypeError: If two fields would be the same option.
+
+    Example:
+      >>> parse(Config, {"quick": Config(epochs=3)}, ["--learning-rate", "0.1"]).epochs
+      3
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    preset = _chosen_preset(presets, argv)
+    options = list(_options(presets[preset]))
+    twice = [name for name, count in Counter([*options, "--preset"]).items() if count > 1]
+    if twice:
+        raise TypeError(f"{config_type.__name__} has two fields for the option {twice[0]}")
+
+    def command(preset, config):
+        return config
+
+    # tyro reads the function's annotations, which depend on the arguments here.
+    help_preset = "Named set of defaults for the options below."
+    names = tyro.extras.literal_type_from_choices(presets)
+    command.__annotations__ = {
+        "preset": Annotated[names, tyro.conf.arg(help=help_preset)],
+        "config": Annotated[config_type, tyro.conf.arg(name="")],
+    }
+    command.__defaults__ = (preset, presets[preset])
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            config, unknown = tyro.cli(
+                command,
+                prog=prog or _program(),
+                description=(inspect.getdoc(config_type) or "").partition("\n\n")[0],
+                args=argv,
+                config=(tyro.conf.OmitArgPrefixes,),
+                return_unknown_args=True,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise InputError(f"{_message(printed.getvalue())} (--help lists all)") from None
+    if unknown:
+        raise InputError(_unknown_option(unknown[0], options))
+    return config
+
+
+def _chosen_preset(presets: Mapping[str, Any], argv: Sequence[str]) -> str:
+    chosen = next(iter(presets))
+    for argument, following in zip(argv, [*argv[1:], None], strict=True):
+        if argument == "--preset" and following is not None:
+            chosen = following
+        elif argument.startswith("--preset="):
+            chosen = argument.removeprefix("--preset=")
+    if chosen not in presets:
+        raise InputError(f"unknown preset {chosen!r}; choose one of {', '.join(presets)}")
+    return chosen
+
+
+def _options(config: Any) -> Iterator[str]:
+    """Every option that a configuration gives rise to, nested ones too."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _options(value)
+        else:
+            yield "--" + field.name.replace("_", "-")
+
+
+def _unknown_option(argument: str, options: Sequence[str]) -> str:
+    if not argument.startswith("-"):
+        return f"unexpected argument {argument!r}; options start with -- (--help lists all)"
+    name = argument.partition("=")[0]
+    close = difflib.get_close_matches(name.replace("_", "-"), options, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"unknown option {name}{hint} (--help lists all)"
+
+
+def _message(box: str) -> str:
+    """Take the message out of the framed text that tyro prints: a title, then it, then hints."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    paragraphs = [[]]
+    for line in text.splitlines():
+        if line.startswith("╭") or not line.strip("│╰╯─+- "):
+            paragraphs.append([])
+        else:
+            paragraphs[-1].append(line.strip("│| "))
+    # The frame's top line holds the title; where frames cannot be printed, a paragraph does.
+    filled = [" ".join(lines) for lines in paragraphs if lines]
+    message = filled[0 if "╭" in text or len(filled) < 2 else 1]
+    message = re.sub(r"^Error parsing (config[\w.]*: )?", "", message).rstrip(".")
+    return message[:1].lower() + message[1:]
+
+
+def _program() -> str:
+    """``python -m package.module`` where Python was called so, else the file's name."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name}" if spec is not None else sys.argv[0]
+
+
+def _disk_full(error: BaseException) -> BaseException | None:
+    """Find the full disk behind an error, in its causes and in groups of errors."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, OSError) and current.errno in (errno.ENOSPC, errno.EDQUOT):
+            return current
+        # TensorStore, below Orbax, raises other types and tells only in the text.
+        if "No space left on device" in str(current):
+            return current
+        if isinstance(current, BaseExceptionGroup):
+            waiting += current.exceptions
+        waiting += [current.__cause__, current.__context__]
+    return None
+
+
+def _exit(line: str, code: int) -> None:
+    print(" ".join(line.split()), file=sys.stderr)
+    sys.exit(code)
