@@ -1,0 +1,1 @@
+"""Photographs of cars (Carvana image masking challenge)."""

@@ -1,0 +1,1 @@
+"""Photographs of skin lesions (ISIC 2018, task 1)."""

@@ -1,0 +1,80 @@
+"""Random access to a prepared dataset, for grain."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from mbu_jax.data.example import Example
+from mbu_jax.data.splits import SPLITS
+from mbu_jax.errors import InputError
+
+
+class PreparedSource:
+    """A prepared dataset as a sequence of examples in the order of their ids.
+
+    It pickles as its folder and split, so that grain's worker processes open their own files.
+
+    Args:
+      directory: the folder that ``prepare`` returned.
+      split: ``"train"``, ``"validation"``, or ``"all"`` for both, merged in the order of ids.
+
+    Raises:
+      InputError: the folder is damaged, or the split is empty.
+    """
+
+    def __init__(self, directory: Path, split: str) -> None:
+        self._directory = directory
+        self._split = split
+        try:
+            ids = json.loads((directory / "metadata.json").read_text())["ids"]
+            builder: Any = tfds.builder_from_directory(directory)
+            # Decoded here: TFDS needs OpenCV for 16-bit images.
+            skip = {k: tfds.decode.SkipDecoding() for k in builder.info.features if k != "id"}
+            stored: dict[str, Any] = {
+                name: builder.as_data_source(name, decoders=skip) for name in SPLITS if ids[name]
+            }
+            complete = all(len(stored[name]) == len(ids[name]) for name in stored)
+        except (OSError, ValueError, LookupError) as error:
+            raise _damaged(directory) from error
+        if not complete:
+            raise _damaged(directory)
+        chosen = SPLITS if split == "all" else (split,)
+        where = [(key, name, i) for name in chosen for i, key in enumerate(ids[name])]
+        if not where:
+            raise InputError(
+                f"the {split} split is empty: only {sum(map(len, ids.values()))} images;"
+                " use the split all"
+            )
+        where.sort()
+        self._stored = stored
+        self._where = [(name, i) for _, name, i in where]
+        self.ids = [key for key, _, _ in where]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Example:
+        """Reads and decodes one example; negative indices count from the end."""
+        name, i = self._where[index]
+        record = self._stored[name][i]
+        example: dict[str, Any] = {k: _decode(v) for k, v in record.items() if k != "id"}
+        return Example(id=record["id"].decode(), **example)
+
+    def __repr__(self) -> str:
+        return f"PreparedSource({str(self._directory)!r}, {self._split!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._directory, self._split)
+
+
+def _decode(png: bytes) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(png)))
+
+
+def _damaged(directory: Path) -> InputError:
+    return InputError(f"the prepared dataset {directory} is damaged; delete that folder and rerun")

@@ -1,0 +1,32 @@
+"""The fixed train/validation split: a function of the image's id, never of the set around it."""
+
+import hashlib
+from typing import Literal
+
+Split = Literal["train", "validation"]
+
+SPLITS: tuple[Split, Split] = ("train", "validation")
+VALIDATION_FRACTION = 0.2
+
+
+def split_of(key: str) -> Split:
+    """Tells which split an image belongs to.
+
+    The first eight bytes of the key's SHA-256, read as a fraction of 2^64, decide: below
+    ``VALIDATION_FRACTION`` is validation. The answer for one image therefore never changes when
+    others are added or removed, and needs neither a list nor a seed.
+
+    Args:
+      key: what must not be torn apart: an image's id, or the id of the group it belongs to (the
+        car, for Carvana, whose 16 views would otherwise leak between the splits).
+
+    Returns:
+      ``"train"`` or ``"validation"``.
+
+    Example:
+      >>> split_of("image-3"), split_of("image-5")
+      ('train', 'validation')
+    """
+    digest = hashlib.sha256(key.encode()).digest()
+    fraction = int.from_bytes(digest[:8], "big") / 2**64
+    return "validation" if fraction < VALIDATION_FRACTION else "train"
