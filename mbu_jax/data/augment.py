@@ -54,9 +54,7 @@ class AugmentOptions:
                 raise InputError(f"augment option {name} is {value}; give a number from 0 to 1")
 
 
-NO_AUGMENTATION = AugmentOptions(
-    flip=False, rotate=False, scale=(1.0, 1.0), jitter=0.0, colour=0.0
-)
+NO_AUGMENTATION = AugmentOptions(flip=False, rotate=False, scale=(1.0, 1.0), jitter=0.0, colour=0.0)
 """Leaves every example as it is (a crop, where one is asked for, is still random)."""
 
 
@@ -208,11 +206,11 @@ def jitter_colours(
     """
     contrast, gamma, brightness, hue, saturation, *gains = rng.uniform(-1, 1, 8)
     inverted, grey = rng.random(2) < (options.invert, options.grey)
-    picture = Image.fromarray(image)
     if (options.colour or grey) and not _is_grey(image):
         angle = options.colour * hue * math.pi / 3
         strength = 0.0 if grey else 1.6 ** (options.colour * saturation)
-        picture = picture.convert("RGB", tuple(_hue_matrix(angle, strength).ravel()))
+        matrix = tuple(_hue_matrix(angle, strength).ravel())
+        image = np.array(Image.fromarray(image).convert("RGB", matrix))
     if options.jitter or options.colour or inverted:
         # All of these act on each value alone: a table of 256 entries for each channel does them.
         value = np.arange(256) / 255
@@ -222,9 +220,10 @@ def jitter_colours(
         value = (value - mean) * 1.6 ** (options.jitter * contrast) + mean
         value = value * 1.6 ** (options.jitter * brightness)
         table = value * 1.35 ** (options.colour * np.array(gains)[:, None])
-        table = np.rint(255 * np.clip(table, 0, 1)).astype(int)
-        picture = picture.point((255 - table if inverted else table).ravel().tolist())
-    return np.array(picture)
+        table = np.rint(255 * np.clip(table, 0, 1)).astype(np.uint8)
+        table = 255 - table if inverted else table
+        image = np.stack([table[c].take(image[..., c]) for c in range(3)], axis=-1)
+    return image
 
 
 def _is_grey(image: np.ndarray) -> bool:

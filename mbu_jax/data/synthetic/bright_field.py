@@ -33,7 +33,9 @@ def paint_bright_field(
     density = _nuclear(rng, layout) + _cells(rng, layout, radius) + _rods(rng, shape)
     density = ndimage.gaussian_filter(density, rng.uniform(0.6, 1.0), truncate=3)
     ground = rng.uniform(0.8, 0.95) * np.exp(0.03 * smooth_noise(rng, shape, 80))
-    image = sensor_noise(rng, ground * np.exp(-density), photons=rng.uniform(3000, 9000), read=0.006)
+    image = sensor_noise(
+        rng, ground * np.exp(-density), photons=rng.uniform(3000, 9000), read=0.006
+    )
     return np.repeat(image[..., None], 3, axis=2), layout
 
 

@@ -1,0 +1,383 @@
+"""Grain pipelines: shuffled and augmented batches to train on, whole images to evaluate on.
+
+Training batches are a pure function of the source, the options, the seed and the number of the
+batch. Neither worker processes nor resuming nor the number of training processes changes them.
+"""
+
+import dataclasses
+import itertools
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from mbu_jax.data.augment import AugmentOptions, augment
+from mbu_jax.errors import InputError
+
+
+class Source(Protocol):
+    """A data set: a sequence of examples."""
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Any:
+        """{"id": str, "image": uint8 [H, W, 3], "mask": uint8 [H, W], ...}."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineOptions:
+    """How training examples are read, resized, varied and cut.
+
+    Raises:
+      InputError: for a value out of range; the message names the option.
+    """
+
+    image_size: tuple[int, int] | None = None
+    """Resize whole images to this height and width first; the default keeps their size."""
+
+    crop: tuple[int, int] | None = None
+    """Height and width of a random crop; the default trains on whole images."""
+
+    augment: AugmentOptions = AugmentOptions()
+    """Random variation of the training examples."""
+
+    workers: int = 0
+    """Processes that prepare batches; 0 uses a thread of the training process."""
+
+    prefetch: int = 2
+    """Batches prepared ahead (by each worker); 0 prepares each one only when it is asked for."""
+
+    cache_gib: float = 2.0
+    """Decoded images kept in memory, in GiB; 0 decodes them anew in every epoch."""
+
+    def __post_init__(self) -> None:
+        """Checks every range."""
+        for name in ("image_size", "crop"):
+            _check_size(name, getattr(self, name))
+        for name in ("workers", "prefetch", "cache_gib"):
+            value = getattr(self, name)
+            if value < 0:
+                raise InputError(f"option {name} is {value}; give a number of at least 0")
+
+
+def _check_size(name: str, size: tuple[int, int] | None) -> None:
+    if size is not None and min(size) < 1:
+        raise InputError(f"option {name} is {size}; give a height and a width of at least 1")
+
+
+class PreparedImages:
+    """The image, mask and id of a source's examples, resized, and kept once they are read.
+
+    One image takes 4 H W bytes: 600 of 256x256 take 150 MiB. Each worker process keeps its own.
+
+    Args:
+      source: the examples.
+      image_size: (h, w) to resize to, antialiased for the image, nearest for the mask; None keeps
+        the size.
+      cache_gib: how much to keep, in GiB; beyond that, examples are read again each time.
+
+    Example:
+      >>> from mbu_jax.data.synthetic import synthetic_source
+      >>> images = PreparedImages(synthetic_source("validation"), image_size=(64, 96))
+      >>> images[0]["image"].shape
+      (64, 96, 3)
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        image_size: tuple[int, int] | None = None,
+        cache_gib: float = 2.0,
+    ) -> None:
+        self._source = source
+        self._image_size = image_size
+        self._cache_gib = cache_gib
+        self._kept: dict[int, dict[str, Any]] = {}
+        self._free_bytes = cache_gib * 2**30
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """{"id": str, "image": uint8 [h, w, 3], "mask": uint8 [h, w]}; the arrays are read-only."""
+        if index in self._kept:
+            return self._kept[index]
+        example = resize(self._source[index], self._image_size)
+        arrays = example["image"], example["mask"]
+        for array in arrays:
+            array.setflags(write=False)
+        size = sum(array.nbytes for array in arrays)
+        if size <= self._free_bytes:
+            self._kept[index] = example
+            self._free_bytes -= size
+        return example
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles without what is kept: a worker process fills its own."""
+        return PreparedImages, (self._source, self._image_size, self._cache_gib)
+
+
+def resize(example: dict[str, Any], size: tuple[int, int] | None) -> dict[str, Any]:
+    """Resizes an example's image (antialiased) and mask (nearest) as a whole.
+
+    Args:
+      example: {"id": str, "image": uint8 [H, W, 3], "mask": uint8 [H, W], ...}.
+      size: (h, w), or None for a copy of the same size.
+
+    Returns:
+      {"id": str, "image": uint8 [h, w, 3], "mask": uint8 [h, w]}.
+    """
+    image, mask = example["image"], example["mask"]
+    if size is not None and mask.shape != size:
+        bilinear, nearest = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
+        image = np.array(Image.fromarray(image).resize(size[::-1], bilinear))
+        mask = np.array(Image.fromarray(mask).resize(size[::-1], nearest))
+    return {"id": example["id"], "image": np.array(image), "mask": np.array(mask)}
+
+
+def epoch_length(source: Source, batch_size: int, epochs: int = 1) -> int:
+    """The number of batches in which every example of `source` is seen at least `epochs` times."""
+    return math.ceil(epochs * len(source) / batch_size)
+
+
+def train_batches(
+    source: Source,
+    options: PipelineOptions,
+    *,
+    batch_size: int,
+    seed: int,
+    epochs: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> "TrainIterator":
+    """Shuffles, augments and batches a source, again and again.
+
+    Each epoch has an order of its own, and holds every example once. A batch may end one epoch and
+    begin the next, so that nothing is dropped; the last batch of a finite stream is filled up from
+    the epoch after it. The variation of an example depends on the seed and its position in the
+    stream alone.
+
+    Args:
+      source: the examples, picklable if there are workers.
+      options: resizing, crop, augmentation, workers.
+      batch_size: examples in a batch over all processes.
+      seed: of order and augmentation, at least 0.
+      epochs: when to stop; None never stops.
+      process_index: which process this is. Process p gets rows [p b, (p + 1) b) of each batch,
+        where b = batch_size / process_count.
+      process_count: how many processes share each batch; a divisor of batch_size.
+
+    Returns:
+      A `grain.DatasetIterator` of {"image": uint8 [b, h, w, 3], "mask": uint8 [b, h, w],
+      "id": str [b]}. Its state is the number of batches taken: a state saved by one iterator fits
+      another with other workers, or of another process.
+
+    Raises:
+      InputError: for an empty source, a batch that the processes cannot share, a negative seed;
+        while iterating, for images of different sizes if neither crop nor image_size is given.
+
+    Example:
+      >>> from mbu_jax.data.synthetic import synthetic_source
+      >>> options = PipelineOptions(crop=(64, 64))
+      >>> batches = train_batches(synthetic_source("train"), options, batch_size=8, seed=0)
+      >>> next(batches)["image"].shape, batches.get_state()
+      ((8, 64, 64, 3), {'next_batch': 1})
+    """
+    share = _share(source, batch_size, process_index, process_count)
+    if seed < 0:
+        raise InputError(f"seed is {seed}; give a number of at least 0")
+    if epochs is not None and epochs < 1:
+        raise InputError(f"epochs is {epochs}; give a number of at least 1")
+    shuffle_seed, augment_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
+    images = PreparedImages(source, options.image_size, options.cache_gib)
+    stream = (
+        grain.MapDataset.source(images)
+        .shuffle(shuffle_seed)
+        .repeat()
+        .random_map(_Augment(options.augment, options.crop), seed=augment_seed)
+    )
+    batches = None if epochs is None else epoch_length(source, batch_size, epochs)
+    return TrainIterator(_Batches(stream, share, batch_size, batches), options)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Augment(grain.transforms.RandomMap):
+    options: AugmentOptions
+    crop: tuple[int, int] | None
+
+    def random_map(self, element: Any, rng: np.random.Generator) -> Any:
+        return augment(element, rng, self.options, self.crop)
+
+
+class _Batches(grain.MapDataset):
+    """One process's rows of every batch of a stream, counted from batch `first`."""
+
+    def __init__(
+        self, stream: grain.MapDataset, share: slice, batch_size: int, count: int | None
+    ) -> None:
+        super().__init__(stream)
+        self._share = share
+        self._batch_size = batch_size
+        self._count = sys.maxsize // batch_size if count is None else count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        positions = range(index * self._batch_size, (index + 1) * self._batch_size)[self._share]
+        return _stack([self._parent[position] for position in positions])
+
+
+class TrainIterator(grain.DatasetIterator):
+    """Batches from any position of an endless or finite stream; made by `train_batches`."""
+
+    def __init__(self, batches: grain.MapDataset, options: PipelineOptions) -> None:
+        super().__init__()
+        self._batches = batches
+        self._options = options
+        self._next_batch = 0
+        self._running: grain.DatasetIterator | None = None
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """The next batch."""
+        if self._running is None:
+            self._running = self._start()
+        batch = next(self._running)
+        self._next_batch += 1
+        # Copied, since workers hand over shared memory that is theirs to free.
+        return {key: np.array(value) for key, value in batch.items()}
+
+    def get_state(self) -> dict[str, Any]:
+        """{"next_batch": how many batches have been taken}."""
+        return {"next_batch": self._next_batch}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues with the batch that a saved state names, forwards or backwards.
+
+        Raises:
+          InputError: the state is of another kind, or past the end of the stream.
+        """
+        position = state.get("next_batch")
+        if not isinstance(position, int) or not 0 <= position <= len(self._batches):
+            raise InputError(f"data position {state} does not fit this stream; start a new run")
+        self._stop()
+        self._next_batch = position
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self._stop()
+        super().close()
+
+    def _start(self) -> grain.DatasetIterator:
+        workers, ahead = self._options.workers, self._options.prefetch
+        rest = self._batches[self._next_batch :]
+        # Threads contend for the interpreter: one fills the time in which JAX computes.
+        threads = 1 if ahead and not workers else 0
+        reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+        batches = rest.to_iter_dataset(reading)
+        if workers:
+            # Grain's worker processes read absl flags, which only absl's own programs parse.
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()
+            processes = grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(1, ahead))
+            batches = batches.mp_prefetch(processes)
+        return iter(batches)
+
+    def _stop(self) -> None:
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+
+def eval_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    image_size: tuple[int, int] | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Batches whole images, each exactly once over all processes, in an order that never changes.
+
+    Images of one size share batches, so that none is padded. Each size's last batch is filled up by
+    repeating its last image with weight 0. Every process makes the same number of batches, of the
+    same shapes in the same order.
+
+    Args:
+      source: the examples. Every process reads all of them; give a `PreparedImages` to evaluate
+        several times and decode once.
+      batch_size: images in a batch over all processes.
+      image_size: (h, w) to resize to; None keeps each image's size.
+      process_index: which process this is. Process p gets rows [p b, (p + 1) b) of each batch,
+        where b = batch_size / process_count.
+      process_count: how many processes share each batch; a divisor of batch_size.
+
+    Returns:
+      An iterator of {"image": uint8 [b, h, w, 3], "mask": uint8 [b, h, w], "id": str [b],
+      "weight": float32 [b], 1 for an image and 0 for a repetition}.
+
+    Raises:
+      InputError: for an empty source or a batch that the processes cannot share.
+
+    Example:
+      >>> from mbu_jax.data.synthetic import synthetic_source
+      >>> batches = list(eval_batches(synthetic_source("validation"), batch_size=24))
+      >>> len(batches), sum(batch["weight"].sum() for batch in batches)
+      (3, np.float32(64.0))
+    """
+    share = _share(source, batch_size, process_index, process_count)
+    _check_size("image_size", image_size)
+    return _eval_batches(source, batch_size, image_size, share)
+
+
+def _eval_batches(
+    source: Source, batch_size: int, image_size: tuple[int, int] | None, share: slice
+) -> Iterator[dict[str, np.ndarray]]:
+    waiting: dict[tuple[int, ...], list[dict[str, Any]]] = {}
+    for index in range(len(source)):
+        example = resize(source[index], image_size)
+        group = waiting.setdefault(example["mask"].shape, [])
+        group.append({**example, "weight": np.float32(1)})
+        if len(group) == batch_size:
+            yield _stack(group[share])
+            group.clear()
+    for group in filter(None, waiting.values()):
+        filler = {**group[-1], "weight": np.float32(0)}
+        full = [*group, *itertools.repeat(filler, batch_size - len(group))]
+        yield _stack(full[share])
+
+
+def _share(source: Source, batch_size: int, process_index: int, process_count: int) -> slice:
+    """Checks the sizes, and returns one process's rows of a global batch."""
+    if len(source) == 0:
+        raise InputError("the data set is empty; choose another split or data set")
+    if batch_size < 1 or batch_size % process_count:
+        raise InputError(
+            f"batch size {batch_size} cannot be shared by {process_count} processes;"
+            f" give a positive multiple of {process_count}"
+        )
+    if not 0 <= process_index < process_count:
+        raise InputError(f"process {process_index} of {process_count} does not exist")
+    rows = batch_size // process_count
+    return slice(process_index * rows, (process_index + 1) * rows)
+
+
+def _stack(examples: Sequence[Any]) -> dict[str, np.ndarray]:
+    sizes = {example["mask"].shape for example in examples}
+    if len(sizes) > 1:
+        first = next(e for e in examples if e["mask"].shape != examples[0]["mask"].shape)
+        raise InputError(
+            f"images {examples[0]['id']} and {first['id']} differ in size; set crop or image_size"
+        )
+    return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
