@@ -56,9 +56,7 @@ def generate_example(
     if seed < 0:
         raise InputError(f"seed is {seed}; give a number of at least 0")
     if min(image_size) < SMALLEST_SIDE:
-        raise InputError(
-            f"image_size is {image_size}; synthetic images are at least {SMALLEST_SIDE} pixels a side"
-        )
+        raise InputError(f"image_size is {image_size}; give at least {SMALLEST_SIDE} pixels a side")
     stream = np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index))
     rng = np.random.Generator(np.random.Philox(stream))
     drawn = str(rng.choice(MODALITIES, p=_SHARES))

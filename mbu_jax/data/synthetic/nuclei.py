@@ -40,7 +40,7 @@ class Outline:
         return clip(self.y, shape[0]), clip(self.x, shape[1])
 
     def radial(self, window: tuple[slice, slice]) -> np.ndarray:
-        """Distance from the centre over the outline's distance that way: float32, below 1 inside."""
+        """Distance from the centre over the outline's, that way: float32, below 1 inside."""
         rows, columns = window
         y = np.arange(rows.start, rows.stop)[:, None] - self.y
         x = np.arange(columns.start, columns.stop) - self.x
@@ -116,7 +116,7 @@ class Layout:
         return int(self.labels.max())
 
     def per_nucleus(self, values: np.ndarray) -> np.ndarray:
-        """Spreads one value a nucleus, [n], over its pixels: float32 [H, W], 0 in the background."""
+        """Spreads values [n] over their nuclei: float32 [H, W], 0 in the background."""
         return np.concatenate([[0], values]).astype(np.float32)[self.labels]
 
 
@@ -183,7 +183,7 @@ def place_nuclei(
 
 
 def _number_visible(labels: np.ndarray) -> np.ndarray:
-    """Numbers 1..n the nuclei that later ones have not all but hidden; the others become background."""
+    """Numbers the nuclei 1..n, without those that later ones have all but hidden."""
     area = np.bincount(labels.ravel())
     visible = area >= _SMALLEST_AREA
     visible[0] = False

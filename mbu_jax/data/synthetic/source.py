@@ -1,6 +1,7 @@
-"""Generated nuclei as a random-access source: nothing on disk, every example made when asked for."""
+"""Generated nuclei as a random-access source: nothing on disk, examples made when asked for."""
 
 import dataclasses
+from collections.abc import Iterator
 
 from mbu_jax.data.synthetic.generator import generate_example
 from mbu_jax.errors import InputError
@@ -31,6 +32,10 @@ class SyntheticSource:
     def __len__(self) -> int:
         """The number of examples."""
         return len(self.keys)
+
+    def __iter__(self) -> Iterator[dict]:
+        """Generates all examples in order."""
+        return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, position: int) -> dict:
         """Generates the example at this position; see `generate_example` for its fields."""

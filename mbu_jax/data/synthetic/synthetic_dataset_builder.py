@@ -23,7 +23,7 @@ from mbu_jax.data.synthetic.source import (
 _SHARD_EXAMPLES = 512
 
 
-@dataclasses.dataclass(eq=False, kw_only=True)
+@dataclasses.dataclass(eq=False)
 class SyntheticConfig(tfds.core.BuilderConfig):
     """The arguments of `synthetic_source`."""
 

@@ -9,6 +9,7 @@ from mbu_jax.data.synthetic.synthetic_dataset_builder import Builder, SyntheticC
 
 @pytest.fixture(scope="module")
 def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """A small dataset, prepared once."""
     config = SyntheticConfig(
         name="tiny", seed=3, image_size=(48, 64), train_examples=5, validation_examples=2
     )
@@ -20,6 +21,7 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
 
 
 def test_name_and_splits(builder: Builder) -> None:
+    """The folder is TFDS's own convention: name, splits, ArrayRecord shards."""
     assert builder.name == "synthetic"
     assert {name: info.num_examples for name, info in builder.info.splits.items()} == {
         "train": 5,
@@ -30,6 +32,7 @@ def test_name_and_splits(builder: Builder) -> None:
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_examples_equal_the_generated_ones(builder: Builder, split: str) -> None:
+    """What is read back is what the generator makes, bit for bit."""
     source = synthetic_source(
         split, seed=3, image_size=(48, 64), train_examples=5, validation_examples=2
     )
@@ -46,6 +49,7 @@ def test_examples_equal_the_generated_ones(builder: Builder, split: str) -> None
 
 
 def test_default_config_has_the_documented_sizes() -> None:
+    """512 training and 64 validation images of 128x128."""
     default = Builder.BUILDER_CONFIGS[0]
     assert (default.train_examples, default.validation_examples) == (512, 64)
     assert default.image_size == (128, 128)

@@ -5,7 +5,7 @@ import numpy as np
 type Field = np.ndarray
 """float32 [H, W]."""
 
-# The cubic B-spline has an L2 norm of 151/315 along each axis: divided out, the noise has unit variance.
+# The squared weights of a cubic B-spline add up to 151/315 on average, along each axis.
 _SPLINE_POWER = 151 / 315
 
 
