@@ -256,8 +256,7 @@ class NormActivation(nnx.Module):
         self.integer = integer
         self.use_running_average = False
         if bits < 32:
-            theta_dtype = jnp.int32 if integer else jnp.float32
-            self.theta = Threshold(jnp.zeros((2**bits - 1, channels), theta_dtype))
+            self.theta = Threshold(jnp.zeros((2**bits - 1, channels), jnp.float32))
             self.sign = Threshold(jnp.ones((channels,), jnp.float32))
 
     def fold(self) -> None:
@@ -274,7 +273,8 @@ class NormActivation(nnx.Module):
             bits=bits,
             integer=self.integer,
         )
-        self.theta[...] = jnp.asarray(folded.theta)
+        # Float32 holds every integer that an accumulator can reach; larger ones stay larger.
+        self.theta[...] = jnp.asarray(folded.theta, jnp.float32)
         self.sign[...] = jnp.asarray(folded.sign)
 
     def __call__(self, y: Array) -> Array:
@@ -287,8 +287,7 @@ class NormActivation(nnx.Module):
         if not self.use_running_average:
             return quantize_activation(self.norm(y), bits, self.options.activation_gradient)
         y = y * self.sign[...].reshape(1, 1, 1, -1)
-        theta = self.theta[...].astype(jnp.float32)
-        code = sum((y >= t.reshape(1, 1, 1, -1)).astype(jnp.float32) for t in theta)
+        code = sum((y >= t.reshape(1, 1, 1, -1)).astype(jnp.float32) for t in self.theta[...])
         return 2 * code - (2**bits - 1)
 
 

@@ -1,0 +1,242 @@
+"""The options of a training run, and the presets that name good sets of them."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from mbu_jax.architecture import LAYER_NAMES, unet_layers
+from mbu_jax.data.augment import AugmentOptions
+from mbu_jax.data.pipeline import PipelineOptions
+from mbu_jax.errors import InputError
+from mbu_jax.layers import Precision, QuantizationOptions
+from mbu_jax.masking import mask_within_budget
+from mbu_jax.quantizers import SteGradient, Ternarizer
+from mbu_jax.train.optimizer import OptimizerOptions
+from mbu_jax.unet import ModelPreset, UNetConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """The network."""
+
+    network: ModelPreset = "mbu"
+    """Row of the paper's Table 1; mbu masks the cheapest layers and leaves the rest binary."""
+
+    width: int = 64
+    """Channels at full resolution; the widest layers have eight times as many."""
+
+    activation_bits: int = 1
+    """1 (sign) or 2 (levels -3, -1, 1, 3); full_precision ignores it."""
+
+    masked_layers: int = 6
+    """How many layers mbu masks, in the order of their cost score."""
+
+    mask_budget: float | None = None
+    """Instead of a number: mask cheapest first while the summed cost score stays within this."""
+
+    layer_precision: tuple[str, ...] = ()
+    """Exceptions for single layers, as up_c4=int8; see --network for the rest."""
+
+    weight_gradient: SteGradient = "clipped"
+    """Straight-through gradient of the weights."""
+
+    activation_gradient: SteGradient = "clipped"
+    """Straight-through gradient of the activations."""
+
+    ternarizer: Ternarizer = "fixed"
+    """Threshold of masked weights: 0.5, 0.7 mean(abs(w)), or whatever keeps --density."""
+
+    density: float = 0.1
+    """Share of non-zeros: at the start, and throughout with --ternarizer density."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the full-precision parts."""
+
+    def build(self, *, classes: int = 1) -> UNetConfig:
+        """Make the network's configuration.
+
+        Args:
+          classes: channels of the logits.
+
+        Returns:
+          The configuration.
+
+        Raises:
+          InputError: where an option is out of range; the message names it.
+
+        Example:
+          >>> ModelOptions(network="binary", layer_precision=("up_c4=int8",)).build().precisions[-1]
+          'int8'
+        """
+        quantization = QuantizationOptions(
+            activation_bits=self.activation_bits,
+            weight_gradient=self.weight_gradient,
+            activation_gradient=self.activation_gradient,
+            ternarizer=self.ternarizer,
+            density=self.density,
+        )
+        masked = self.masked_layers
+        if self.mask_budget is not None:
+            masked = len(mask_within_budget(unet_layers(), self.mask_budget))
+        config = UNetConfig.preset(
+            self.network,
+            masked_layers=masked,
+            quantization=quantization,
+            width=self.width,
+            classes=classes,
+            dtype=self.dtype,
+        )
+        return dataclasses.replace(config, precisions=self._with_exceptions(config.precisions))
+
+    def _with_exceptions(self, precisions: tuple[Precision, ...]) -> tuple[Precision, ...]:
+        chosen: dict[str, str] = dict(zip(LAYER_NAMES, precisions, strict=True))
+        for exception in self.layer_precision:
+            name, equals, precision = exception.partition("=")
+            if not equals or name not in chosen:
+                raise InputError(
+                    f"layer_precision {exception!r} is not LAYER=PRECISION; layers are "
+                    f"{', '.join(LAYER_NAMES)}"
+                )
+            chosen[name] = precision
+        return tuple(chosen.values())  # pyrefly: ignore[bad-return]  (UNetConfig checks them)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossOptions:
+    """The loss: cross-entropy, Dice, and optionally a teacher."""
+
+    cross_entropy_weight: float = 1.0
+    """Weight of binary cross-entropy (one class) or softmax cross-entropy."""
+
+    dice_weight: float = 1.0
+    """Weight of the Dice loss."""
+
+    teacher: Path | None = None
+    """Directory of a finished run to distil from, usually a full_precision one."""
+
+    teacher_weight: float = 1.0
+    """Weight of the distillation loss."""
+
+    temperature: float = 2.0
+    """Softening of both predictions in the distillation loss."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Train a masked binary U-Net for image segmentation."""
+
+    dataset: Literal["synthetic", "nuclei", "carvana", "isic"] = "synthetic"
+    """What to train on; synthetic nuclei are generated and need nothing."""
+
+    data_dir: Path | None = None
+    """The dataset's archive, the folder it lies in, or its unpacked copy."""
+
+    prepared_dir: Path | None = None
+    """Where prepared datasets are kept; by default where TFDS keeps its own."""
+
+    workdir: Path | None = None
+    """Run directory; by default runs/DATASET-NETWORK. An interrupted run there is resumed."""
+
+    epochs: int = 30
+    """Passes over the training images."""
+
+    batch_size: int = 8
+    """Images in one update, over all devices."""
+
+    eval_batch_size: int = 8
+    """Images evaluated at once, over all devices."""
+
+    eval_every: int = 1
+    """Epochs between evaluations on the validation images."""
+
+    checkpoint_steps: int = 0
+    """Also checkpoint every so many updates, besides every epoch's end."""
+
+    keep_checkpoints: int = 2
+    """How many of the last checkpoints to keep, besides the best one."""
+
+    seed: int = 0
+    """Of initialization, order and augmentation."""
+
+    clip_latent: bool = True
+    """Clip latent weights to [-1, 1] after each update."""
+
+    ema_decay: float = 0.0
+    """Evaluate an exponential moving average of the weights; 0 turns it off."""
+
+    recalibrate: int = 0
+    """Batches to re-estimate BatchNorm statistics from before each evaluation; 0 for none."""
+
+    samples: int = 8
+    """Pictures of validation images written at the end."""
+
+    tensorboard: bool = False
+    """Also write TensorBoard event files."""
+
+    model: ModelOptions = ModelOptions()
+    data: PipelineOptions = PipelineOptions()
+    optimizer: OptimizerOptions = OptimizerOptions()
+    loss: LossOptions = LossOptions()
+
+    def __post_init__(self):
+        """Check every range.
+
+        Raises:
+          InputError: naming the option.
+        """
+        for name in ("epochs", "batch_size", "eval_batch_size", "eval_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; give a number of at least 1")
+        for name in ("checkpoint_steps", "recalibrate", "samples", "seed"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}; give a number of at least 0")
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"ema_decay is {self.ema_decay}; give a number in [0, 1)")
+
+
+RESUMABLE = frozenset(
+    {"workdir", "data_dir", "prepared_dir", "tensorboard", "samples", "keep_checkpoints"}
+    | {"checkpoint_steps", "data.workers", "data.prefetch", "data.cache_gib"}
+)
+"""Options that may differ when a run is resumed: they do not change what is trained."""
+
+_QUANTIZED_ADAM = OptimizerOptions(
+    optimizer="adam", learning_rate=2e-3, schedule="cosine", warmup_steps=50, clip_norm=1.0
+)
+
+PRESETS: dict[str, TrainConfig] = {
+    "quick": TrainConfig(
+        epochs=6,
+        batch_size=8,
+        model=ModelOptions(width=16),
+        data=PipelineOptions(augment=AugmentOptions(scale=(1.0, 1.0))),
+        optimizer=_QUANTIZED_ADAM,
+    ),
+    "small": TrainConfig(
+        dataset="nuclei",
+        epochs=12,
+        batch_size=8,
+        model=ModelOptions(width=32),
+        data=PipelineOptions(image_size=(256, 256), crop=(128, 128)),
+        optimizer=_QUANTIZED_ADAM,
+    ),
+    "paper": TrainConfig(
+        dataset="nuclei",
+        epochs=30,
+        batch_size=2,
+        eval_batch_size=2,
+        model=ModelOptions(width=64),
+        data=PipelineOptions(
+            image_size=(512, 512),
+            augment=AugmentOptions(flip=False, rotate=False, scale=(1.0, 1.0), jitter=0.0),
+        ),
+        optimizer=OptimizerOptions(
+            optimizer="adam",
+            learning_rate=1e-5,
+            schedule="constant",
+            weight_decay=1e-8,
+            clip_norm=1.0,
+        ),
+    ),
+}
+"""Named sets of options: the embedded default, two CPU cores on real data, the paper's own."""
