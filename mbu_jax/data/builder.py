@@ -120,6 +120,9 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         with tqdm(desc=f"preparing {self.name}", unit="image", total=len(self._records)) as bar:
             self._bar = bar
             super()._download_and_prepare(dl_manager, download_config)
+        # For PreparedSource: TFDS itself would meet a lost or cut file in the middle of training.
+        shards = Path(self.data_dir).glob("*.array_record*")
+        self.info.metadata["bytes"] = {shard.name: shard.stat().st_size for shard in shards}
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[[], Any]]]:
         by_split = {
@@ -178,7 +181,7 @@ def prepare(
         target = Path(builder.data_dir)
         try:
             builder.download_and_prepare()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError is ArrayRecord's full disk
             # Another process may have finished the same dataset first.
             if not target.is_dir():
                 raise InputError(

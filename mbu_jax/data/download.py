@@ -3,6 +3,7 @@
 import http.client
 import shutil
 import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,8 @@ def download(url: str, path: Path, *, check: Callable[[Path], None]) -> None:
     except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, InputError):
             raise
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         raise InputError(
             f"cannot download {url} ({error}); download {path.name} by hand and name its folder"
             " with --data-dir"

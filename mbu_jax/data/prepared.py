@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +32,18 @@ class PreparedSource:
         self._directory = directory
         self._split = split
         try:
-            ids = json.loads((directory / "metadata.json").read_text())["ids"]
+            metadata = json.loads((directory / "metadata.json").read_text())
+            ids = metadata["ids"]
+            sizes = {name: (directory / name).stat().st_size for name in metadata["bytes"]}
             builder: Any = tfds.builder_from_directory(directory)
             # Decoded here: TFDS needs OpenCV for 16-bit images.
             skip = {k: tfds.decode.SkipDecoding() for k in builder.info.features if k != "id"}
             stored: dict[str, Any] = {
                 name: builder.as_data_source(name, decoders=skip) for name in SPLITS if ids[name]
             }
-            complete = all(len(stored[name]) == len(ids[name]) for name in stored)
         except (OSError, ValueError, LookupError) as error:
             raise _damaged(directory) from error
-        if not complete:
+        if sizes != metadata["bytes"]:
             raise _damaged(directory)
         chosen = SPLITS if split == "all" else (split,)
         where = [(key, name, i) for name in chosen for i, key in enumerate(ids[name])]
@@ -64,6 +66,9 @@ class PreparedSource:
         record = self._stored[name][i]
         example: dict[str, Any] = {k: _decode(v) for k, v in record.items() if k != "id"}
         return Example(id=record["id"].decode(), **example)
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
 
     def __repr__(self) -> str:
         return f"PreparedSource({str(self._directory)!r}, {self._split!r})"

@@ -2,7 +2,7 @@
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -24,6 +24,10 @@ class Source(Protocol):
 
     def __len__(self) -> int:
         """The number of examples."""
+        ...
+
+    def __iter__(self) -> Iterator[Example]:
+        """Reads the examples one after another."""
         ...
 
     def __getitem__(self, index: int, /) -> Example:
