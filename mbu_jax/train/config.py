@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from mbu_jax.architecture import LAYER_NAMES, unet_layers
-from mbu_jax.data.augment import AugmentOptions
+from mbu_jax.data.augment import NO_AUGMENTATION, AugmentOptions
 from mbu_jax.data.pipeline import PipelineOptions
 from mbu_jax.errors import InputError
 from mbu_jax.layers import Precision, QuantizationOptions
@@ -228,7 +228,7 @@ PRESETS: dict[str, TrainConfig] = {
         model=ModelOptions(width=64),
         data=PipelineOptions(
             image_size=(512, 512),
-            augment=AugmentOptions(flip=False, rotate=False, scale=(1.0, 1.0), jitter=0.0),
+            augment=NO_AUGMENTATION,
         ),
         optimizer=OptimizerOptions(
             optimizer="adam",
