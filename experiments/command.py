@@ -10,6 +10,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, Any
 
 import tyro
@@ -123,10 +124,10 @@ def parse[T](
 
 def _chosen_preset(presets: Mapping[str, Any], argv: Sequence[str]) -> str:
     chosen = next(iter(presets))
-    for argument, following in zip(argv, [*argv[1:], None], strict=True):
+    for argument, following in pairwise([*argv, None]):
         if argument == "--preset" and following is not None:
             chosen = following
-        elif argument.startswith("--preset="):
+        elif argument is not None and argument.startswith("--preset="):
             chosen = argument.removeprefix("--preset=")
     if chosen not in presets:
         raise InputError(f"unknown preset {chosen!r}; choose one of {', '.join(presets)}")

@@ -77,7 +77,9 @@ class OptimizerOptions:
             raise InputError(f"momentum must be at least 0 and below 1, not {self.momentum}")
 
 
-def learning_rate_schedule(options: OptimizerOptions, total_steps: int) -> optax.Schedule:
+def learning_rate_schedule(
+    options: OptimizerOptions, total_steps: int
+) -> Callable[[jax.typing.ArrayLike], jax.Array]:
     """Say how large a step each update takes.
 
     Args:
@@ -94,7 +96,7 @@ def learning_rate_schedule(options: OptimizerOptions, total_steps: int) -> optax
 
     Example:
       >>> schedule = learning_rate_schedule(OptimizerOptions(warmup_steps=4), total_steps=100)
-      >>> float(schedule(0))
+      >>> round(float(schedule(0)), 6)
       0.00025
     """
     if total_steps < 1:

@@ -178,12 +178,12 @@ class RunDirectory:
           False
         """
         # Through JSON and back, so that a tuple equals the list that was read from the file.
-        config = json.loads(_to_json(config))
+        asked: dict[str, Any] = json.loads(_to_json(config))
         if self.config.exists():
             saved = read_config(self.path)
-            self._refuse_difference(saved, config, ignore)
-            if saved != config:
-                write_json_atomic(self.config, config)
+            self._refuse_difference(saved, asked, ignore)
+            if saved != asked:
+                write_json_atomic(self.config, asked)
             return True
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -198,7 +198,7 @@ class RunDirectory:
                 f"--workdir {self.path} is not empty and holds no run (it has {present[0]} but no "
                 "config.json); choose another --workdir"
             )
-        write_json_atomic(self.config, config)
+        write_json_atomic(self.config, asked)
         return False
 
     def _refuse_difference(

@@ -1,0 +1,205 @@
+import errno
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+
+import pytest
+
+from experiments.command import parse, run
+from mbu_jax.errors import InputError
+from mbu_jax.train.optimizer import OptimizerOptions
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the images come from."""
+
+    dataset: str = "nuclei"
+    """Name of the dataset."""
+
+    flip: bool = True
+    """Mirror images."""
+
+    scale: tuple[float, float] = (0.5, 2.0)
+    """Range of sizes."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train something small.
+
+    This paragraph is for readers of the code.
+    """
+
+    epochs: int = 3
+    """How often every image is seen."""
+
+    data: Data = Data()
+    optimizer: OptimizerOptions = OptimizerOptions()
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0:
+            raise InputError("epochs must not be negative")
+
+
+SLOW = OptimizerOptions(learning_rate=1e-5)
+PRESETS = {"quick": Config(), "paper": Config(epochs=30, optimizer=SLOW)}
+
+
+def test_the_first_preset_is_the_default():
+    assert parse(Config, PRESETS, []) == PRESETS["quick"]
+
+
+@pytest.mark.parametrize("argv", [["--preset", "paper"], ["--preset=paper"]])
+def test_a_preset_gives_the_defaults(argv):
+    assert parse(Config, PRESETS, argv) == PRESETS["paper"]
+    changed = parse(Config, PRESETS, ["--epochs", "7", *argv, "--no-flip", "--momentum=0.5"])
+    assert changed == Config(7, Data(flip=False), replace(SLOW, momentum=0.5))
+
+
+def test_the_last_preset_wins():
+    argv = ["--preset", "paper", "--preset", "quick"]
+    assert parse(Config, PRESETS, argv) == PRESETS["quick"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--preset", "huge"], r"unknown preset 'huge'; choose one of quick, paper$"),
+        (["--preset"], r"missing value for argument '--preset'"),
+        (["--lerning-rate", "3"], r"unknown option --lerning-rate; did you mean --learning-rate\?"),
+        (["--zzz=3"], r"unknown option --zzz \(--help"),
+        (["stray"], r"unexpected argument 'stray'"),
+        (["--learning-rate", "x"], r"^--learning-rate: could not convert .*'x'"),
+        (["--learning-rate", "-1"], r"^learning_rate must be positive, not -1\.0"),
+        (["--learning-rate"], r"missing value for argument '--learning-rate'"),
+        (["--optimizer", "sgd"], r"invalid choice 'sgd' for argument '--optimizer'.*'adamw'"),
+        (["--scale", "1"], r"missing value for argument '--scale'"),
+        (["--epochs", "-1"], r"^epochs must not be negative"),
+    ],
+)
+@pytest.mark.parametrize("columns", ["30", "100"])
+def test_bad_options_are_one_line(argv, said, columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(InputError, match=said) as caught:
+        parse(Config, PRESETS, argv)
+    assert "\n" not in str(caught.value)
+    assert not set(str(caught.value)) & set("│─╭╰")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_help_lists_every_option(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as stop:
+        parse(Config, PRESETS, ["--preset", "paper", "--help"], prog="train")
+    assert not stop.value.code
+    text = capsys.readouterr().out
+    flat = " ".join(text.replace("│", " ").split())
+    for line in (
+        "usage: train",
+        "Train something small.",
+        "--preset {quick,paper} Named set of defaults for the options below. (default: paper)",
+        "--epochs INT How often every image is seen. (default: 30)",
+        "data options",
+        "Where the images come from.",
+        "--dataset STR Name of the dataset. (default: nuclei)",
+        "--flip, --no-flip Mirror images. (default: True)",
+        "--scale FLOAT FLOAT Range of sizes. (default: 0.5 2.0)",
+        "optimizer options",
+        "How the weights move.",
+        "--learning-rate FLOAT Largest step size. (default: 1e-05)",
+    ):
+        assert line in flat
+    assert "readers of the code" not in flat
+    assert ">>>" not in flat
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_one_option_cannot_be_two_fields():
+    @dataclass(frozen=True)
+    class Twice:
+        """Two of a kind."""
+
+        epochs: int = 1
+        config: Config = Config()
+
+    with pytest.raises(TypeError, match="two fields for the option --epochs"):
+        parse(Twice, {"quick": Twice()}, [])
+
+
+def outcome(error: BaseException | None, capsys) -> tuple[int | str | None, str]:
+    def main() -> None:
+        if error is not None:
+            raise error
+
+    try:
+        run(main)
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    return code, capsys.readouterr().err
+
+
+def test_success_is_silent(capsys):
+    assert outcome(None, capsys) == (0, "")
+
+
+def test_input_error_is_one_line(capsys):
+    assert outcome(InputError("a.png is\n torn"), capsys) == (2, "error: a.png is torn\n")
+
+
+def test_interruption(capsys):
+    assert outcome(KeyboardInterrupt(), capsys) == (130, "interrupted\n")
+
+
+def caused(outer: Exception, inner: Exception) -> Exception:
+    outer.__cause__ = inner
+    return outer
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device", "runs/checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("error", "names_file"),
+    [
+        (FULL, True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), False),
+        (caused(RuntimeError("saving failed"), FULL), True),
+        (ExceptionGroup("saving failed", [KeyError("a"), caused(ValueError("b"), FULL)]), True),
+        (ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device"), False),
+    ],
+)
+def test_full_disk_is_told(error, names_file, capsys):
+    code, line = outcome(error, capsys)
+    assert code == 2
+    assert line.startswith("error: the disk is full")
+    assert line.count("\n") == 1
+    assert ("while writing runs/checkpoint" in line) == names_file
+
+
+@pytest.mark.parametrize("error", [ValueError("bug"), OSError(errno.EIO, "broken disk")])
+def test_faults_keep_their_traceback(error):
+    def main() -> None:
+        raise error
+
+    with pytest.raises(type(error), match=str(error.args[-1])):
+        run(main)
+
+
+def test_a_process_ends_with_the_code_and_the_line():
+    program = (
+        "import dataclasses\n"
+        "from experiments.command import parse, run\n"
+        "Config = dataclasses.make_dataclass('Config', [('epochs', int, 3)])\n"
+        "run(lambda: print(parse(Config, {'quick': Config()})))\n"
+    )
+    command = [sys.executable, "-c", program, "--epochs"]
+    good, bad = (
+        subprocess.run([*command, value], capture_output=True, text=True, check=False)
+        for value in ("7", "x")
+    )
+    assert (good.returncode, good.stdout, good.stderr) == (0, "Config(epochs=7)\n", "")
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr.startswith("error: --epochs: invalid literal")
+    assert bad.stderr.count("\n") == 1
