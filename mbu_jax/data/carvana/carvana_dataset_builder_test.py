@@ -13,6 +13,7 @@ DUMMY = Path(__file__).parent / "dummy_data"
 
 
 def test_scales_images_and_masks_to_the_paper_s_size(tmp_path):
+    """Every mask is the nearest-pixel scaling written out, and its image went the same way."""
     source = open_source("carvana", "all", data_dir=DUMMY, prepared_dir=tmp_path)
     assert source.ids == sorted(path.stem for path in (DUMMY / "train").iterdir())
     for example in source:
@@ -31,6 +32,7 @@ def test_scales_images_and_masks_to_the_paper_s_size(tmp_path):
 
 
 def test_all_views_of_a_car_are_in_one_split(tmp_path):
+    """The split depends on the car, not on the view."""
     for split in ("train", "validation"):
         source = open_source("carvana", split, data_dir=DUMMY, prepared_dir=tmp_path)
         assert len(source) == 2

@@ -11,6 +11,7 @@ DUMMY = Path(__file__).parent / "dummy_data"
 
 
 def test_scales_every_image_to_the_paper_s_size(tmp_path):
+    """Images of several sizes, from both archives, come out at one."""
     source = open_source("isic", "all", data_dir=DUMMY, prepared_dir=tmp_path)
     assert source.ids == ["ISIC_0000000", "ISIC_0000003", "ISIC_0000009", "ISIC_0000012"]
     for example in source:
@@ -23,6 +24,7 @@ def test_scales_every_image_to_the_paper_s_size(tmp_path):
 
 
 def test_the_later_archives_are_optional(tmp_path):
+    """The training pair alone is a dataset."""
     for path in DUMMY.glob("*Training*"):
         shutil.copytree(path, tmp_path / "source" / path.name)
     source = open_source("isic", "all", data_dir=tmp_path / "source", prepared_dir=tmp_path)
@@ -30,5 +32,6 @@ def test_the_later_archives_are_optional(tmp_path):
 
 
 def test_the_manual_directory_is_tfds_s_own(tmp_path):
+    """Without data_dir the archives lie where TFDS expects manual downloads."""
     shutil.copytree(DUMMY, tmp_path / "downloads" / "manual")
     assert len(open_source("isic", "all", prepared_dir=tmp_path)) == 4

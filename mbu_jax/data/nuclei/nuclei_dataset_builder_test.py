@@ -17,10 +17,12 @@ FOLDERS = sorted((DUMMY / "stage1_train").iterdir())
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this module's dataset is prepared, once."""
     return tmp_path_factory.mktemp("prepared")
 
 
 def test_reads_back_what_the_files_hold(prepared):
+    """Images, merged masks and instance labels are those of the files."""
     source = open_source("nuclei", "all", data_dir=DUMMY, prepared_dir=prepared)
     assert source.ids == [folder.name for folder in FOLDERS]
     assert len(source) == len(FOLDERS) == 5
@@ -44,6 +46,7 @@ def test_reads_back_what_the_files_hold(prepared):
 
 
 def test_splits_follow_the_ids(prepared):
+    """Each split holds exactly the ids that ``split_of`` gives it, in order."""
     for split in ("train", "validation"):
         source = open_source("nuclei", split, data_dir=DUMMY, prepared_dir=prepared)
         assert source.ids == [f.name for f in FOLDERS if split_of(f.name) == split]
@@ -52,6 +55,7 @@ def test_splits_follow_the_ids(prepared):
 
 
 def test_is_a_tfds_dataset_with_its_metadata(prepared):
+    """TFDS itself opens the result and finds the folder's README, citation and tags."""
     open_source("nuclei", "all", data_dir=DUMMY, prepared_dir=prepared)
     (directory,) = (prepared / "nuclei").glob("*/*.*.*")
     info = tfds.builder_from_directory(directory).info
