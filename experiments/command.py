@@ -81,8 +81,9 @@ def parse[T](
       TypeError: If two fields would be the same option.
 
     Example:
-      >>> parse(Config, {"quick": Config(epochs=3)}, ["--learning-rate", "0.1"]).epochs
-      3
+      >>> Config = dataclasses.make_dataclass("Config", [("epochs", int, 1), ("seed", int, 0)])
+      >>> parse(Config, {"quick": Config(epochs=3)}, ["--seed", "7"])
+      Config(epochs=3, seed=7)
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     preset = _chosen_preset(presets, argv)

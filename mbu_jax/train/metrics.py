@@ -110,7 +110,7 @@ class SegmentationScores:
     def add(
         self,
         counts: np.ndarray | jax.Array,
-        weight: np.ndarray | jax.Array | None = None,
+        weight: np.ndarray | jax.Array | Sequence[float] | None = None,
         ids: Sequence[str] | np.ndarray | None = None,
     ) -> None:
         """Add the images of one batch.
@@ -125,7 +125,8 @@ class SegmentationScores:
           ValueError: If shapes disagree, a weight is neither 0 nor 1, or an image comes twice.
 
         Example:
-          >>> scores.add(confusion_counts(logits, batch["mask"]), batch["weight"], batch["id"])
+          >>> scores = SegmentationScores()
+          >>> scores.add(np.array([[[8, 1, 1]], [[0, 0, 0]]]), [1, 0], ["a", ""])
         """
         rows = np.asarray(counts).astype(np.int64)
         if rows.ndim != 3 or rows.shape[2] != 3:
@@ -155,6 +156,8 @@ class SegmentationScores:
           One dictionary an image: id (None if not given), dice, iou, precision, recall.
 
         Example:
+          >>> scores = SegmentationScores()
+          >>> scores.add(np.array([[[8, 1, 1]]]))
           >>> scores.per_image()[0]
           {'id': None, 'dice': 0.888..., 'iou': 0.8, 'precision': 0.888..., 'recall': 0.888...}
         """
@@ -174,6 +177,8 @@ class SegmentationScores:
           ValueError: If no image was added.
 
         Example:
+          >>> scores = SegmentationScores()
+          >>> scores.add(np.array([[[8, 1, 1]]]))
           >>> scores.result()["dice"]
           0.888...
         """

@@ -19,7 +19,7 @@ class OptimizerOptions:
     """How the weights move.
 
     Example:
-      >>> OptimizerOptions(optimizer="adamw", learning_rate=1e-3, schedule="cosine")
+      >>> options = OptimizerOptions(optimizer="adamw", learning_rate=1e-3, schedule="cosine")
 
     Raises:
       InputError: If a value makes no sense; the message names the option.
@@ -166,6 +166,7 @@ def make_optimizer(
       InputError: See :func:`learning_rate_schedule`.
 
     Example:
+      >>> params = {"kernel": jnp.ones((3, 3, 4, 8)), "bias": jnp.zeros(8)}
       >>> transformation = make_optimizer(OptimizerOptions(), total_steps=100)
       >>> state = transformation.init(params)
 

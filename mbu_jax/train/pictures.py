@@ -72,8 +72,9 @@ def sample_panel(
       ValueError: If shapes or dtypes disagree.
 
     Example:
-      >>> panel = sample_panel(image, mask, prediction)
-      >>> Image.fromarray(panel).save("panel.png")
+      >>> image, mask = np.zeros((64, 48, 3), np.uint8), np.zeros((64, 48), np.uint8)
+      >>> sample_panel(image, mask, mask).shape
+      (64, 204, 3)
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image must be uint8 [H, W, 3], not {image.dtype} {image.shape}")
@@ -111,8 +112,9 @@ def write_samples(
       OSError: If a file cannot be written.
 
     Example:
-      >>> write_samples("run/samples", [image], [mask], [prediction], ["a"], [0.91])
-      [PosixPath('run/samples/00-a.png')]
+      >>> image, mask = np.zeros((64, 48, 3), np.uint8), np.zeros((64, 48), np.uint8)
+      >>> write_samples("runs/nuclei/samples", [image], [mask], [mask], ["a"], [1.0])
+      [PosixPath('runs/nuclei/samples/00-a.png')]
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -75,7 +75,8 @@ class Recorder:
           OSError: If the line cannot be written.
 
         Example:
-          >>> recorder.write(100, 1.0, "layers", {"density/down_c1": 0.1})
+          >>> with Recorder("runs/nuclei", tensorboard=False) as recorder:
+          ...     recorder.write(100, 1.0, "layers", {"density/down_c1": 0.1})
         """
         reserved = [name for name in values if name in _RESERVED]
         if reserved:
@@ -104,7 +105,8 @@ class Recorder:
           OSError: If the log cannot be rewritten; it is then as it was.
 
         Example:
-          >>> recorder.truncate_after(100)
+          >>> with Recorder("runs/nuclei", tensorboard=False) as recorder:
+          ...     recorder.truncate_after(100)
         """
         self._file.close()
         self._close_tensorboard()

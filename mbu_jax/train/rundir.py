@@ -27,7 +27,7 @@ def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> None:
       OSError: If the content cannot be written.
 
     Example:
-      >>> write_bytes_atomic(tmp_path / "note.txt", b"done")
+      >>> write_bytes_atomic("runs/note.txt", b"done")
     """
     path = Path(path)
     handle, name = tempfile.mkstemp(_TEMPORARY_SUFFIX, _TEMPORARY_PREFIX, path.parent)
@@ -60,7 +60,7 @@ def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
       TypeError: If JSON cannot say the value.
 
     Example:
-      >>> write_json_atomic(tmp_path / "eval.json", {"dice": 0.9})
+      >>> write_json_atomic("runs/nuclei/eval.json", {"dice": 0.9})
     """
     write_bytes_atomic(path, (_to_json(value, indent=2) + "\n").encode())
 
@@ -111,11 +111,11 @@ class RunDirectory:
       path: The directory; it need not exist yet.
 
     Example:
-      >>> run = RunDirectory("runs/nuclei")
+      >>> run = RunDirectory("runs/new")
       >>> run.create_or_resume({"dataset": "nuclei", "epochs": 30})
       False
       >>> run.config
-      PosixPath('runs/nuclei/config.json')
+      PosixPath('runs/new/config.json')
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
