@@ -333,6 +333,15 @@ def test_examples_run(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert runner.tries > 0
 
 
+def test_no_example_is_skipped() -> None:
+    skipped = [
+        str(path.relative_to(ROOT))
+        for path in source_files().values()
+        if "doctest: +SKIP" in path.read_text("utf-8")
+    ]
+    assert not skipped, "\n".join(skipped)
+
+
 def tracked_text() -> dict[str, str]:
     listing = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
