@@ -6,6 +6,7 @@ import math
 import numpy as np
 from PIL import Image
 
+from mbu_jax.data.example import Example
 from mbu_jax.errors import InputError
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601 weights of red, green, blue
@@ -59,19 +60,18 @@ NO_AUGMENTATION = AugmentOptions(flip=False, rotate=False, scale=(1.0, 1.0), jit
 
 
 def augment(
-    example: dict,
+    example: Example,
     rng: np.random.Generator,
     options: AugmentOptions,
     crop: tuple[int, int] | None = None,
-) -> dict:
+) -> Example:
     """Draws one random variant of an example.
 
     Scale, crop, flips and rotation are one resampling: bilinear for the image, nearest for the
     labels. Where the crop reaches past the image, the image is continued by reflection.
 
     Args:
-      example: {"image": uint8 [H, W, 3], "mask": uint8 [H, W], perhaps "instances": uint16 [H, W]};
-        other entries are passed through.
+      example: with instances or without.
       rng: the random generator to draw from; the same state gives the same variant.
       options: what to vary.
       crop: (h, w) of the result; None keeps the example's size.
@@ -81,14 +81,18 @@ def augment(
 
     Example:
       >>> rng = np.random.default_rng(0)
-      >>> blank = {"image": np.zeros((96, 80, 3), np.uint8), "mask": np.zeros((96, 80), np.uint8)}
+      >>> image, mask = np.zeros((96, 80, 3), np.uint8), np.zeros((96, 80), np.uint8)
+      >>> blank = Example(id="blank", image=image, mask=mask)
       >>> augment(blank, rng, AugmentOptions(), crop=(64, 64))["mask"].shape
       (64, 64)
     """
-    view = draw_view(rng, example["mask"].shape, crop or example["mask"].shape, options)
-    moved = {key: view.labels(example[key]) for key in ("mask", "instances") if key in example}
+    height, width = example["mask"].shape
+    view = draw_view(rng, (height, width), crop or (height, width), options)
     image = jitter_colours(view.image(example["image"]), rng, options)
-    return {**example, **moved, "image": image}
+    variant = Example(id=example["id"], image=image, mask=view.labels(example["mask"]))
+    if "instances" in example:
+        variant["instances"] = view.labels(example["instances"])
+    return variant
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import itertools
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import grain
 import numpy as np
@@ -17,19 +17,10 @@ from absl import flags
 from PIL import Image
 
 from mbu_jax.data.augment import AugmentOptions, augment
+from mbu_jax.data.example import Example
+from mbu_jax.data.sources import Source
+from mbu_jax.data.workers import end_with_parent
 from mbu_jax.errors import InputError
-
-
-class Source(Protocol):
-    """A data set: a sequence of examples."""
-
-    def __len__(self) -> int:
-        """The number of examples."""
-        ...
-
-    def __getitem__(self, index: int, /) -> Any:
-        """{"id": str, "image": uint8 [H, W, 3], "mask": uint8 [H, W], ...}."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,15 +91,24 @@ class PreparedImages:
         self._source = source
         self._image_size = image_size
         self._cache_gib = cache_gib
-        self._kept: dict[int, dict[str, Any]] = {}
+        self._kept: dict[int, Example] = {}
         self._free_bytes = cache_gib * 2**30
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The examples' ids in order."""
+        return self._source.ids
 
     def __len__(self) -> int:
         """The number of examples."""
         return len(self._source)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """{"id": str, "image": uint8 [h, w, 3], "mask": uint8 [h, w]}; the arrays are read-only."""
+    def __iter__(self) -> Iterator[Example]:
+        """All examples in order."""
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, index: int) -> Example:
+        """An example without instances; its arrays are read-only."""
         if index in self._kept:
             return self._kept[index]
         example = resize(self._source[index], self._image_size)
@@ -126,22 +126,22 @@ class PreparedImages:
         return PreparedImages, (self._source, self._image_size, self._cache_gib)
 
 
-def resize(example: dict[str, Any], size: tuple[int, int] | None) -> dict[str, Any]:
+def resize(example: Example, size: tuple[int, int] | None) -> Example:
     """Resizes an example's image (antialiased) and mask (nearest) as a whole.
 
     Args:
-      example: {"id": str, "image": uint8 [H, W, 3], "mask": uint8 [H, W], ...}.
-      size: (h, w), or None for a copy of the same size.
+      example: of any size.
+      size: (h, w), or None to keep the size.
 
     Returns:
-      {"id": str, "image": uint8 [h, w, 3], "mask": uint8 [h, w]}.
+      A new example of that size, without instances.
     """
     image, mask = example["image"], example["mask"]
     if size is not None and mask.shape != size:
         bilinear, nearest = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
-        image = np.array(Image.fromarray(image).resize(size[::-1], bilinear))
-        mask = np.array(Image.fromarray(mask).resize(size[::-1], nearest))
-    return {"id": example["id"], "image": np.array(image), "mask": np.array(mask)}
+        image = Image.fromarray(image).resize(size[::-1], bilinear)
+        mask = Image.fromarray(mask).resize(size[::-1], nearest)
+    return Example(id=example["id"], image=np.array(image), mask=np.array(mask))
 
 
 def epoch_length(source: Source, batch_size: int, epochs: int = 1) -> int:
@@ -291,7 +291,7 @@ class TrainIterator(grain.DatasetIterator):
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
             processes = grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(1, ahead))
-            batches = batches.mp_prefetch(processes)
+            batches = batches.mp_prefetch(processes, end_with_parent)
         return iter(batches)
 
     def _stop(self) -> None:

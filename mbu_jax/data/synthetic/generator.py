@@ -2,12 +2,13 @@
 
 import numpy as np
 
+from mbu_jax.data.example import Example
+from mbu_jax.data.splits import SPLITS
 from mbu_jax.data.synthetic.bright_field import paint_bright_field
 from mbu_jax.data.synthetic.fluorescence import paint_fluorescence
 from mbu_jax.data.synthetic.histology import paint_histology
 from mbu_jax.errors import InputError
 
-SPLITS = ("train", "validation")
 SMALLEST_SIDE = 32
 
 _PAINTERS = {
@@ -26,7 +27,7 @@ def generate_example(
     seed: int = 0,
     image_size: tuple[int, int] = (128, 128),
     modality: str | None = None,
-) -> dict:
+) -> Example:
     """Generates a microscope image of nuclei with its exact truth.
 
     Args:
@@ -38,8 +39,7 @@ def generate_example(
         10 % bright field.
 
     Returns:
-      {"id": str, "image": uint8 [H, W, 3], "mask": uint8 [H, W] of 0 and 1,
-      "instances": uint16 [H, W], 0 for background and 1..n for the nuclei}.
+      The example; where nuclei overlap, a pixel belongs to the one on top.
 
     Raises:
       InputError: for an unknown split or modality, a negative seed or too small an image.
@@ -47,7 +47,7 @@ def generate_example(
     Example:
       >>> example = generate_example("train", 0)
       >>> example["image"].shape, example["id"]
-      ((128, 128, 3), 'train-00000')
+      ((128, 128, 3), 'train-000000')
     """
     if split not in SPLITS:
         raise InputError(f"split {split!r} of synthetic does not exist; choose from {SPLITS}")
@@ -61,9 +61,14 @@ def generate_example(
     rng = np.random.Generator(np.random.Philox(stream))
     drawn = str(rng.choice(MODALITIES, p=_SHARES))
     image, layout = _PAINTERS[modality or drawn](rng, image_size)
-    return {
-        "id": f"{split}-{index:05d}",
-        "image": np.clip(np.rint(255 * image), 0, 255).astype(np.uint8),
-        "mask": layout.inside.astype(np.uint8),
-        "instances": layout.labels,
-    }
+    return Example(
+        id=example_id(split, index),
+        image=np.clip(np.rint(255 * image), 0, 255).astype(np.uint8),
+        mask=layout.inside.astype(np.uint8),
+        instances=layout.labels,
+    )
+
+
+def example_id(split: str, index: int) -> str:
+    """The id of an example: unique in both splits together, and sorted as the examples are."""
+    return f"{split}-{index:06d}"

@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Iterator
 
-from mbu_jax.data.synthetic.generator import generate_example
+from mbu_jax.data.example import Example
+from mbu_jax.data.synthetic.generator import example_id, generate_example
 from mbu_jax.errors import InputError
 
 TRAIN_EXAMPLES = 512
@@ -27,17 +28,17 @@ class SyntheticSource:
     @property
     def ids(self) -> tuple[str, ...]:
         """The examples' ids, in order."""
-        return tuple(f"{split}-{index:05d}" for split, index in self.keys)
+        return tuple(example_id(split, index) for split, index in self.keys)
 
     def __len__(self) -> int:
         """The number of examples."""
         return len(self.keys)
 
-    def __iter__(self) -> Iterator[dict]:
+    def __iter__(self) -> Iterator[Example]:
         """Generates all examples in order."""
         return map(self.__getitem__, range(len(self)))
 
-    def __getitem__(self, position: int) -> dict:
+    def __getitem__(self, position: int, /) -> Example:
         """Generates the example at this position; see `generate_example` for its fields."""
         split, index = self.keys[position]
         return generate_example(split, index, seed=self.seed, image_size=self.image_size)

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tqdm import tqdm
 
-from mbu_jax.data.synthetic.generator import SPLITS
+from mbu_jax.data.splits import SPLITS
 from mbu_jax.data.synthetic.source import (
     TRAIN_EXAMPLES,
     VALIDATION_EXAMPLES,
@@ -25,8 +25,9 @@ _SHARD_EXAMPLES = 512
 
 @dataclasses.dataclass(eq=False)
 class SyntheticConfig(tfds.core.BuilderConfig):
-    """The arguments of `synthetic_source`."""
+    """The arguments of `synthetic_source`, under a name."""
 
+    name: str
     seed: int = 0
     image_size: tuple[int, int] = (128, 128)
     train_examples: int = TRAIN_EXAMPLES
