@@ -148,7 +148,9 @@ def plot_curves(metrics: str | os.PathLike[str], out: str | os.PathLike[str]) ->
       OSError: If the picture cannot be written.
 
     Example:
-      >>> plot_curves("runs/nuclei/metrics.jsonl", "runs/nuclei/curves.png")
+      >>> line = '{"step": 100, "epoch": 1.0, "kind": "train", "loss": 0.5}\\n'
+      >>> _ = Path("metrics.jsonl").write_text(line)
+      >>> plot_curves("metrics.jsonl", "curves.png")
     """
     records = read_metrics(metrics)
     if not records:

@@ -32,8 +32,10 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
       InputError: If the file is missing, or a line other than the last is damaged.
 
     Example:
-      >>> [line["loss"] for line in read_metrics("runs/nuclei/metrics.jsonl")]
-      [0.71, 0.52]
+      >>> with Recorder(".", tensorboard=False) as recorder:
+      ...     recorder.write(100, 1.0, "train", {"loss": 0.52})
+      >>> read_metrics("metrics.jsonl")
+      [{'step': 100, 'epoch': 1.0, 'kind': 'train', 'loss': 0.52}]
     """
     return [record for record, _ in _complete_lines(Path(path))]
 
@@ -49,7 +51,7 @@ class Recorder:
       tensorboard: Whether to write event files to ``workdir/tensorboard`` too.
 
     Example:
-      >>> with Recorder("runs/nuclei", tensorboard=False) as recorder:
+      >>> with Recorder(".", tensorboard=False) as recorder:
       ...     recorder.write(100, 1.0, "train", {"loss": 0.52, "dice": 0.8})
     """
 
@@ -75,7 +77,7 @@ class Recorder:
           OSError: If the line cannot be written.
 
         Example:
-          >>> with Recorder("runs/nuclei", tensorboard=False) as recorder:
+          >>> with Recorder(".", tensorboard=False) as recorder:
           ...     recorder.write(100, 1.0, "layers", {"density/down_c1": 0.1})
         """
         reserved = [name for name in values if name in _RESERVED]
@@ -105,7 +107,7 @@ class Recorder:
           OSError: If the log cannot be rewritten; it is then as it was.
 
         Example:
-          >>> with Recorder("runs/nuclei", tensorboard=False) as recorder:
+          >>> with Recorder(".", tensorboard=False) as recorder:
           ...     recorder.truncate_after(100)
         """
         self._file.close()

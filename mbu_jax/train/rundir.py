@@ -27,7 +27,7 @@ def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> None:
       OSError: If the content cannot be written.
 
     Example:
-      >>> write_bytes_atomic("runs/note.txt", b"done")
+      >>> write_bytes_atomic("note.txt", b"done")
     """
     path = Path(path)
     handle, name = tempfile.mkstemp(_TEMPORARY_SUFFIX, _TEMPORARY_PREFIX, path.parent)
@@ -60,7 +60,7 @@ def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
       TypeError: If JSON cannot say the value.
 
     Example:
-      >>> write_json_atomic("runs/nuclei/eval.json", {"dice": 0.9})
+      >>> write_json_atomic("eval.json", {"dice": 0.9})
     """
     write_bytes_atomic(path, (_to_json(value, indent=2) + "\n").encode())
 
@@ -78,8 +78,10 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
       InputError: If the directory or the file is missing, or the file is damaged.
 
     Example:
-      >>> read_config("runs/nuclei")["epochs"]
-      30
+      >>> RunDirectory("runs/old").create_or_resume({"epochs": 30})
+      False
+      >>> read_config("runs/old")
+      {'epochs': 30}
     """
     directory = Path(path)
     file = directory / "config.json"
@@ -174,8 +176,10 @@ class RunDirectory:
           OSError: If ``config.json`` cannot be written, for instance on a full disk.
 
         Example:
-          >>> RunDirectory("runs/a").create_or_resume({"epochs": 30}, frozenset({"epochs"}))
+          >>> RunDirectory("runs/a").create_or_resume({"epochs": 30})
           False
+          >>> RunDirectory("runs/a").create_or_resume({"epochs": 40}, frozenset({"epochs"}))
+          True
         """
         # Through JSON and back, so that a tuple equals the list that was read from the file.
         asked: dict[str, Any] = json.loads(_to_json(config))
