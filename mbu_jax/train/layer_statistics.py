@@ -14,7 +14,7 @@ def layer_statistics(network: Network, params: Tree) -> dict[str, float]:
       params: parameters.
 
     Returns:
-      ``density/<name>``, the share of quantized weights that are not 0, and ``outside/<name>``,
+      ``density/<name>``, the share of quantized weights that are not 0, and ``outside_clip/<name>``,
       the share of latent weights at or beyond the clip range [-1, 1].
 
     Example:
@@ -26,5 +26,7 @@ def layer_statistics(network: Network, params: Tree) -> dict[str, float]:
     values: dict[str, jax.Array] = {}
     for name, layer in network.quantized_layers(params).items():
         values[f"density/{name}"] = jnp.mean((layer.quantized_weight() != 0).astype(jnp.float32))
-        values[f"outside/{name}"] = jnp.mean((jnp.abs(layer.weight[...]) >= 1).astype(jnp.float32))
+        values[f"outside_clip/{name}"] = jnp.mean(
+            (jnp.abs(layer.weight[...]) >= 1).astype(jnp.float32)
+        )
     return {name: float(value) for name, value in jax.device_get(values).items()}

@@ -96,7 +96,8 @@ def make_train_step(
 
     Returns:
       Function of (state, {"image", "mask"}) giving the new state and float32 scalars: loss and
-      its parts, grad_norm, and ``flips/<layer>``, the share of quantized weights that changed.
+      its parts, grad_norm, and ``sign_flip_rate/<layer>``, the share of quantized weights
+      that changed.
       The state given is donated: do not use it again.
     """
     replicated, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
@@ -125,7 +126,7 @@ def make_train_step(
         before = network.quantized_layers(state.params)
         for name, layer in network.quantized_layers(params).items():
             changed = layer.quantized_weight() != before[name].quantized_weight()
-            metrics[f"flips/{name}"] = jnp.mean(changed.astype(jnp.float32))
+            metrics[f"sign_flip_rate/{name}"] = jnp.mean(changed.astype(jnp.float32))
         metrics["grad_norm"] = optax.global_norm(grads)
         ema = state.ema
         if ema is not None:
@@ -153,7 +154,7 @@ def _batch_dice(logits: Array, mask: Array) -> Metrics:
     counts = confusion_counts(logits, mask).astype(jnp.float32)
     overlap, errors = 2 * counts[..., 0], counts[..., 1] + counts[..., 2]
     dice = jnp.where(overlap + errors > 0, overlap / jnp.maximum(overlap + errors, 1), 1)
-    return {"train_dice": jnp.mean(dice)}
+    return {"dice": jnp.mean(dice)}
 
 
 def make_eval_step(network: Network, mesh: Mesh) -> Callable[[Tree, Tree, Tree, Array], Array]:

@@ -1,0 +1,41 @@
+"""Train a masked binary U-Net: python -m experiments.train --dataset nuclei --data-dir DIR."""
+
+import os
+
+# XLA's and TensorStore's start-up notices are of no use to the person who trains.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jax
+
+from experiments import command
+from mbu_jax.train.config import PRESETS, ClusterOptions, TrainConfig
+
+
+def main() -> None:
+    """Parse the command line, train, and say where the results are."""
+    config = command.parse(TrainConfig, PRESETS)
+    _join(config.cluster)
+    # Late: importing the loop starts JAX's devices, which must come after joining the cluster.
+    from mbu_jax.train.loop import Trainer
+
+    trainer = Trainer(config)
+    scores = trainer.fit()
+    if trainer.leads:
+        print(scores["definitions"])
+        print(
+            f"best checkpoint: Dice {scores['dice']:.4f}  IoU {scores['iou']:.4f}  "
+            f"F1 {scores['f1']:.4f}  pooled IoU {scores['pooled_iou']:.4f}  "
+            f"on {scores['images']} validation images"
+        )
+        print(f"run directory: {trainer.run.path}")
+
+
+def _join(cluster: ClusterOptions) -> None:
+    if cluster.coordinator is not None:
+        jax.distributed.initialize(
+            cluster.coordinator, cluster.process_count, cluster.process_index
+        )
+
+
+if __name__ == "__main__":
+    command.run(main)

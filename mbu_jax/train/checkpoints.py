@@ -1,0 +1,196 @@
+"""Checkpoints of a run: the best one and the last few, written whole or not at all (Orbax)."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import jax
+import orbax.checkpoint.experimental.v1 as ocp
+
+from mbu_jax.errors import InputError
+from mbu_jax.train.rundir import RunDirectory, read_config
+from mbu_jax.train.state import Network, TrainState, Tree
+from mbu_jax.unet import UNetConfig
+
+Which = Literal["best", "last"]
+_READ_ERRORS = (ValueError, KeyError, TypeError, OSError)
+_policies = ocp.training.preservation_policies
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    A checkpoint is written to a temporary folder and renamed when complete, so a killed process
+    or a full disk leaves the earlier ones as they were.
+
+    Args:
+      folder: where they are kept; made if missing.
+      keep_last: how many of the latest to keep, besides the best by validation Dice.
+
+    Example:
+      >>> with Checkpoints("runs/a/checkpoints", keep_last=2) as checkpoints:
+      ...     checkpoints.save(state, position={"next_batch": 10}, dice=0.8)
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], keep_last: int = 2) -> None:
+        best = _policies.BestN(
+            get_metric_fn=lambda metrics: metrics["dice"],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        self._checkpointer = ocp.training.Checkpointer(
+            Path(folder).absolute(),
+            preservation_policy=_policies.AnyPreservationPolicy(
+                [_policies.LatestN(keep_last), best]
+            ),
+            cleanup_tmp_directories=True,
+        )
+
+    @property
+    def last(self) -> int | None:
+        """Step of the latest complete checkpoint, None if there is none."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    @property
+    def best(self) -> int | None:
+        """Step of the checkpoint with the highest validation Dice; the latest if none has one."""
+        scored = [c for c in self._checkpointer.checkpoints if c.metrics]
+        if not scored:
+            return self.last
+        return max(scored, key=lambda c: c.metrics["dice"]).step
+
+    def save(self, state: TrainState, position: dict[str, Any], dice: float | None = None) -> None:
+        """Write a checkpoint and let go of those no longer kept.
+
+        Args:
+          state: what to save.
+          position: JSON: where the data and the log stand.
+          dice: validation Dice of this state, if it was evaluated.
+
+        Raises:
+          OSError: if it cannot be written; earlier checkpoints are untouched.
+        """
+        self._checkpointer.save(
+            int(state.step),
+            state,
+            force=True,
+            metrics=None if dice is None else {"dice": dice},
+            custom_metadata=position,
+        )
+
+    def load(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """Read a checkpoint back.
+
+        Args:
+          step: which one.
+          like: a state of the same structure, whose shapes and shardings are taken over.
+
+        Returns:
+          The state and the position saved with it.
+
+        Raises:
+          InputError: if the checkpoint is damaged or of another network.
+        """
+        wanted = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+        )
+        state = self._read(step, wanted)
+        return state, dict(self._checkpointer.metadata(step).custom_metadata or {})
+
+    def load_weights(self, step: int, params: Tree, stats: Tree) -> tuple[Tree, Tree]:
+        """Read only the weights to evaluate: the moving average where there is one.
+
+        Args:
+          step: which checkpoint.
+          params: parameters of the same network, whose shapes are checked.
+          stats: BatchNorm statistics likewise.
+
+        Returns:
+          Parameters and BatchNorm statistics, on the first local device.
+
+        Raises:
+          InputError: if the checkpoint is damaged or of another network.
+        """
+        saved = self._saved(step)
+        if not isinstance(saved, dict) or not {"params", "stats", "opt_state"} <= saved.keys():
+            raise self._unreadable(step, "it is not a training state")
+        for name, ours in (("params", params), ("stats", stats)):
+            if jax.tree.map(lambda x: x.shape, saved[name]) != jax.tree.map(
+                lambda x: x.shape, ours
+            ):
+                raise self._unreadable(step, "it belongs to another network")
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        wanted = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved
+        )
+        wanted["opt_state"] = jax.tree.map(lambda _: ocp.PLACEHOLDER, saved["opt_state"])
+        restored = self._read(step, wanted)
+        averaged = restored.get("ema")
+        return (restored["params"] if averaged is None else averaged), restored["stats"]
+
+    def _saved(self, step: int) -> Any:
+        """Shapes and dtypes of what a checkpoint holds."""
+        try:
+            return self._checkpointer.metadata(step).metadata
+        except _READ_ERRORS as error:
+            raise self._unreadable(step, error) from error
+
+    def _read(self, step: int, wanted: Any) -> Any:
+        try:
+            return self._checkpointer.load(step, wanted)
+        except _READ_ERRORS as error:
+            raise self._unreadable(step, error) from error
+
+    def _unreadable(self, step: int, why: object) -> InputError:
+        folder = self._checkpointer.directory / str(step)
+        reason = str(why).partition("\n")[0]
+        return InputError(
+            f"checkpoint {folder} cannot be read ({reason}); remove that folder to go on from an "
+            "earlier one"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._checkpointer.close()
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.shape, tree)
+
+
+def load_run(
+    workdir: str | os.PathLike[str], which: Which = "best"
+) -> tuple[Network, Tree, Tree, int]:
+    """Load the network of a finished or running run.
+
+    Args:
+      workdir: the run directory.
+      which: the checkpoint with the best validation Dice, or the last one.
+
+    Returns:
+      The structure, the parameters that are evaluated (the moving average where the run keeps
+      one), the BatchNorm statistics, and the checkpoint's step.
+
+    Raises:
+      InputError: if there is no run, or no readable checkpoint in it.
+
+    Example:
+      >>> network, params, stats, step = load_run("runs/nuclei-mbu")
+      >>> model = network.model(params, stats)
+    """
+    run = RunDirectory(workdir)
+    config = read_config(run.path)
+    if "unet" not in config:
+        raise InputError(f"{run.config} has no entry 'unet'; restore it or train again")
+    network, params, stats = Network.create(UNetConfig.from_dict(config["unet"]), seed=0)
+    if not run.checkpoints.is_dir():
+        raise InputError(f"{run.path} holds no checkpoint yet; train it first")
+    with Checkpoints(run.checkpoints) as checkpoints:
+        step = checkpoints.best if which == "best" else checkpoints.last
+        if step is None:
+            raise InputError(f"{run.path} holds no checkpoint yet; train it first")
+        params, stats = checkpoints.load_weights(step, params, stats)
+    return network, params, stats, step
