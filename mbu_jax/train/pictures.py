@@ -133,7 +133,7 @@ def write_samples(
 
 
 def plot_curves(metrics: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
-    """Draw a run's log over the epochs.
+    r"""Draw a run's log over the epochs.
 
     One picture each, as far as the log has them: ``loss`` and ``dice`` (training and validation),
     ``learning_rate``, and of every layer ``density``, ``sign_flip_rate`` and ``outside_clip``
@@ -148,7 +148,7 @@ def plot_curves(metrics: str | os.PathLike[str], out: str | os.PathLike[str]) ->
       OSError: If the picture cannot be written.
 
     Example:
-      >>> line = '{"step": 100, "epoch": 1.0, "kind": "train", "loss": 0.5}\\n'
+      >>> line = '{"step": 100, "epoch": 1.0, "kind": "train", "loss": 0.5}\n'
       >>> _ = Path("metrics.jsonl").write_text(line)
       >>> plot_curves("metrics.jsonl", "curves.png")
     """
