@@ -31,11 +31,13 @@ def _weight_gradient_blocked(x: Array, w: Array, dy: Array) -> Array:
         patches = jnp.concatenate(
             [block[:, i : i + rows, j : j + width] for i in range(kh) for j in range(kw)], axis=-1
         )
-        return total + d.T @ patches.reshape(-1, kh * kw * channels), None
+        patches = patches.reshape(-1, kh * kw * channels)
+        # Accumulated in float32 also where operands are bfloat16.
+        return total + jnp.matmul(d.T, patches, preferred_element_type=jnp.float32), None
 
-    zero = jnp.zeros((out, kh * kw * channels), dy.dtype)
+    zero = jnp.zeros((out, kh * kw * channels), jnp.float32)
     total, _ = lax.scan(add_block, zero, jnp.arange(0, height, rows))
-    return total.T.reshape(w.shape)
+    return total.T.reshape(w.shape).astype(w.dtype)
 
 
 @jax.custom_vjp

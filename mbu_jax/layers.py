@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.scipy.special import ndtri
+from jax.typing import DTypeLike
 
 from mbu_jax import convolution
 from mbu_jax.quantizers import (
@@ -108,7 +109,7 @@ def latent_initializer(density: float) -> Callable[..., Array]:
     """
     std = -0.5 / ndtri(density / 2)
 
-    def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+    def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         return jnp.clip(jax.random.normal(key, shape, dtype) * std.astype(dtype), -1, 1)
 
     return init
@@ -123,12 +124,12 @@ class _Weighted(nnx.Module):
         fan_in: int,
         precision: Precision,
         options: QuantizationOptions,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         self.precision: Precision = precision
         self.options = options
-        self.dtype = dtype
+        self.dtype = jnp.dtype(dtype)
         if precision == "float32":
             scale = jnp.sqrt(2.0 / fan_in).astype(jnp.float32)
             self.weight = nnx.Param(jax.random.normal(rngs.params(), shape) * scale)
@@ -172,14 +173,21 @@ class Conv3x3(_Weighted):
         precision: Precision,
         options: QuantizationOptions,
         *,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         shape = (3, 3, in_channels, out_channels)
         super().__init__(shape, 9 * in_channels, precision, options, dtype, rngs)
 
     def __call__(self, x: Array) -> Array:
-        """Map [B, H, W, C] to [B, H, W, K]."""
+        """Convolve.
+
+        Args:
+          x: [B, H, W, C] image or activations.
+
+        Returns:
+          [B, H, W, K] accumulators: integers where the weights are quantized.
+        """
         lowest = -(2.0**self.options.activation_bits - 1)
         padding = 0.0 if self.precision == "float32" else lowest
         return convolution.conv3x3(*self._operands(x), padding)
@@ -209,14 +217,21 @@ class UpConv2x2(_Weighted):
         precision: Precision,
         options: QuantizationOptions,
         *,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         shape = (2, 2, in_channels, out_channels)
         super().__init__(shape, in_channels, precision, options, dtype, rngs)
 
     def __call__(self, x: Array) -> Array:
-        """Map [B, H, W, C] to [B, 2H, 2W, K]."""
+        """Convolve.
+
+        Args:
+          x: [B, H, W, C] activations.
+
+        Returns:
+          [B, 2H, 2W, K] accumulators: integers where the weights are quantized.
+        """
         return convolution.up_conv2x2(*self._operands(x))
 
 
@@ -249,6 +264,7 @@ class NormActivation(nnx.Module):
             channels,
             momentum=0.9,
             epsilon=1e-5,
+            use_fast_variance=False,  # E[y²] - E[y]² loses the variance of a large accumulator
             scale_init=nnx.initializers.constant(scale),
             rngs=rngs,
         )
@@ -265,8 +281,8 @@ class NormActivation(nnx.Module):
         if bits == 32:
             return
         folded = fold_batch_norm(
-            self.norm.scale[...],
-            self.norm.bias[...],
+            _value(self.norm.scale),
+            _value(self.norm.bias),
             self.norm.mean[...],
             self.norm.var[...],
             epsilon=self.norm.epsilon,
@@ -278,7 +294,14 @@ class NormActivation(nnx.Module):
         self.sign[...] = jnp.asarray(folded.sign)
 
     def __call__(self, y: Array) -> Array:
-        """Map [B, H, W, C] accumulators to activations of the same shape, float32."""
+        """Normalize and activate.
+
+        Args:
+          y: [B, H, W, C] accumulators.
+
+        Returns:
+          [B, H, W, C] activations.
+        """
         bits = self.options.activation_bits
         if bits == 32:
             z = self.norm(y.astype(jnp.float32))
@@ -286,9 +309,16 @@ class NormActivation(nnx.Module):
         y = y.astype(jnp.float32)
         if not self.use_running_average:
             return quantize_activation(self.norm(y), bits, self.options.activation_gradient)
+        if self.integer:
+            y = jnp.round(y)  # some GPU convolutions (Winograd) miss integers by a rounding
         y = y * self.sign[...].reshape(1, 1, 1, -1)
         code = sum((y >= t.reshape(1, 1, 1, -1)).astype(jnp.float32) for t in self.theta[...])
         return 2 * code - (2**bits - 1)
+
+
+def _value(variable: nnx.Param[Array] | None) -> Array:
+    assert variable is not None, "BatchNorm is made with scale and bias"
+    return variable[...]
 
 
 class DoubleConv(nnx.Module):
@@ -315,7 +345,7 @@ class DoubleConv(nnx.Module):
         precisions: tuple[Precision, Precision],
         options: QuantizationOptions,
         *,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         first, second = precisions
@@ -325,7 +355,14 @@ class DoubleConv(nnx.Module):
         self.norm2 = NormActivation(out_channels, options, integer=second != "float32", rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        """Map [B, H, W, C] to [B, H, W, K] activations."""
+        """Apply both convolutions.
+
+        Args:
+          x: [B, H, W, C] image or activations.
+
+        Returns:
+          [B, H, W, K] activations.
+        """
         return self.norm2(self.conv2(self.norm1(self.conv1(x))))
 
 
@@ -352,7 +389,7 @@ class Up(nnx.Module):
         precision: Precision,
         options: QuantizationOptions,
         *,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         self.conv = UpConv2x2(channels, channels, precision, options, dtype=dtype, rngs=rngs)
@@ -363,7 +400,14 @@ class Up(nnx.Module):
             self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
 
     def __call__(self, x: Array) -> Array:
-        """Map [B, H, W, C] to [B, 2H, 2W, C]."""
+        """Upsample.
+
+        Args:
+          x: [B, H, W, C] activations.
+
+        Returns:
+          [B, 2H, 2W, C] activations.
+        """
         y = self.conv(x)
         if self.quantized:
             return self.norm(y)
@@ -385,14 +429,21 @@ class Head(nnx.Module):
     """
 
     def __init__(
-        self, in_channels: int, classes: int, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
+        self, in_channels: int, classes: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
     ):
         scale = jnp.sqrt(1.0 / in_channels).astype(jnp.float32)
         self.weight = nnx.Param(jax.random.normal(rngs.params(), (in_channels, classes)) * scale)
         self.bias = nnx.Param(jnp.zeros((classes,), jnp.float32))
-        self.dtype = dtype
+        self.dtype = jnp.dtype(dtype)
 
     def __call__(self, x: Array) -> Array:
-        """Map [B, H, W, C] to float32 logits [B, H, W, classes]."""
+        """Classify every pixel.
+
+        Args:
+          x: [B, H, W, C] activations.
+
+        Returns:
+          [B, H, W, classes] float32 logits.
+        """
         y = convolution.conv1x1(x.astype(self.dtype), self.weight[...].astype(self.dtype))
         return y.astype(jnp.float32) + self.bias[...].reshape(1, 1, 1, -1)

@@ -206,7 +206,7 @@ def ternary_threshold(x: Array, method: Ternarizer = "fixed", density: float = 0
       x: floating array of any shape: the latent weights of one layer.
       method: ``fixed`` is 0.5, the paper's ``round(clip(w, -1, 1))``; ``twn`` is
         ``0.7 mean(abs(x))`` of Ternary Weight Networks; ``density`` the quantile of abs(x) that
-        keeps the wanted share of weights.
+        keeps the wanted share of weights (more where equal magnitudes straddle it).
       density: share of non-zeros that ``density`` keeps, between 0 and 1.
 
     Returns:
@@ -228,11 +228,10 @@ def ternary_threshold(x: Array, method: Ternarizer = "fixed", density: float = 0
     if method == "density":
         if not 0 < density <= 1:
             raise InputError(f"density must lie in (0, 1], not {density}")
-        kept = min(x.size, max(1, round(density * x.size)))
-        if kept == x.size:
-            return jnp.asarray(-1, x.dtype)
-        # The largest magnitude left out: `ternarize` keeps what is strictly greater.
-        return jnp.sort(jnp.abs(x), axis=None)[x.size - kept - 1]
+        kept = max(1, round(density * x.size))
+        smallest_kept = jnp.sort(jnp.abs(x), axis=None)[x.size - kept]
+        # Just below it, so that ties, as among weights clipped to ±1, are kept and never all lost.
+        return jnp.nextafter(smallest_kept, jnp.asarray(-1, x.dtype))
     raise InputError(
         f"unknown ternarizer {method!r}; choose one of {', '.join(get_args(Ternarizer))}"
     )

@@ -20,6 +20,7 @@ from mbu_jax.layers import (
     Up,
 )
 from mbu_jax.masking import mask_cheapest
+from mbu_jax.quantizers import SteGradient, Ternarizer
 
 ModelPreset = Literal["full_precision", "int8", "int4", "mbu", "all_masked", "binary"]
 
@@ -29,6 +30,12 @@ _UNIFORM: dict[str, Precision] = {
     "int4": "int4",
     "all_masked": "masked",
     "binary": "binary",
+}
+
+_SURROGATES = {
+    "weight_gradient": get_args(SteGradient),
+    "activation_gradient": get_args(SteGradient),
+    "ternarizer": get_args(Ternarizer),
 }
 
 
@@ -83,6 +90,16 @@ class UNetConfig:
         if bits == 32 and set(self.precisions) != {"float32"}:
             raise InputError(
                 "activation_bits 32 goes with float32 weights in every layer; choose 1 or 2"
+            )
+        for name, known in _SURROGATES.items():
+            value = getattr(self.quantization, name)
+            if value not in known:
+                raise InputError(f"{name} is {value!r}; choose one of {', '.join(known)}")
+        widest = 16 * self.width * 9 * (2**bits - 1) * max(map(_largest_level, self.precisions))
+        if bits < 32 and widest >= 2**24:
+            raise InputError(
+                f"width {self.width} lets sums reach {widest}, beyond float32's exact integers "
+                "(2^24); choose a smaller width or fewer bits"
             )
         if not 0 < self.quantization.density < 1:
             raise InputError(
@@ -173,6 +190,10 @@ class UNetConfig:
             ) from error
 
 
+def _largest_level(precision: Precision) -> int:
+    return {"int8": 127, "int4": 7, "pow2": 4}.get(precision, 1)
+
+
 class UNet(nnx.Module):
     """U-Net with quantized weights and activations (DoubleConv, pool; up, concatenate).
 
@@ -187,6 +208,21 @@ class UNet(nnx.Module):
 
     Source: MBU-Net, Figures A.1 and A.2.
     """
+
+    stem: DoubleConv
+    down_c1: DoubleConv
+    down_c2: DoubleConv
+    down_c3: DoubleConv
+    down_c4: DoubleConv
+    up_ct1: Up
+    up_c1: DoubleConv
+    up_ct2: Up
+    up_c2: DoubleConv
+    up_ct3: Up
+    up_c3: DoubleConv
+    up_ct4: Up
+    up_c4: DoubleConv
+    head: Head
 
     def __init__(self, config: UNetConfig, *, rngs: nnx.Rngs):
         self.config = config

@@ -122,6 +122,20 @@ class LossOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClusterOptions:
+    """Several processes, one per host; leave alone on one machine."""
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0; every process is started with the same command."""
+
+    process_index: int = 0
+    """Which process this is."""
+
+    process_count: int = 1
+    """How many processes there are."""
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Train a masked binary U-Net for image segmentation."""
 
@@ -177,6 +191,7 @@ class TrainConfig:
     data: PipelineOptions = PipelineOptions()
     optimizer: OptimizerOptions = OptimizerOptions()
     loss: LossOptions = LossOptions()
+    cluster: ClusterOptions = ClusterOptions()
 
     def __post_init__(self):
         """Check every range.
@@ -192,11 +207,16 @@ class TrainConfig:
                 raise InputError(f"{name} is {getattr(self, name)}; give a number of at least 0")
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay is {self.ema_decay}; give a number in [0, 1)")
+        if self.ema_decay and not self.recalibrate:
+            raise InputError(
+                "ema_decay needs recalibrate: averaged weights have BatchNorm statistics of their "
+                "own; give --recalibrate 20, for instance"
+            )
 
 
 RESUMABLE = frozenset(
     {"workdir", "data_dir", "prepared_dir", "tensorboard", "samples", "keep_checkpoints"}
-    | {"checkpoint_steps", "data.workers", "data.prefetch", "data.cache_gib"}
+    | {"checkpoint_steps", "cluster", "data.workers", "data.prefetch", "data.cache_gib"}
 )
 """Options that may differ when a run is resumed: they do not change what is trained."""
 

@@ -14,8 +14,8 @@ def layer_statistics(network: Network, params: Tree) -> dict[str, float]:
       params: parameters.
 
     Returns:
-      ``density/<name>``, the share of quantized weights that are not 0, and ``outside_clip/<name>``,
-      the share of latent weights at or beyond the clip range [-1, 1].
+      ``density/<name>``, the share of quantized weights that are not 0, and
+      ``outside_clip/<name>``, the share of latent weights at or beyond the clip range [-1, 1].
 
     Example:
       >>> from mbu_jax.unet import UNetConfig

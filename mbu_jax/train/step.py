@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mbu_jax.train.config import LossOptions
@@ -32,7 +32,7 @@ def data_mesh() -> Mesh:
       >>> data_mesh().axis_names
       ('data',)
     """
-    return jax.make_mesh((jax.device_count(),), ("data",))
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
 def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, Array]:

@@ -22,7 +22,7 @@ def paint_fluorescence(
     layout = place_nuclei(
         rng,
         shape,
-        radius=np.exp(rng.uniform(np.log(6), np.log(17))),
+        radius=np.exp(rng.uniform(np.log(7), np.log(17))),
         spread=rng.uniform(0.08, 0.25),
         coverage=rng.uniform(0.05, 0.4),
         touching=rng.uniform(0, 0.6),
@@ -32,7 +32,7 @@ def paint_fluorescence(
     sharp, defocused = _stained(rng, layout)
     focus = rng.uniform(0.5, 1.0)
     light = ndimage.gaussian_filter(sharp, focus, truncate=3)
-    light += ndimage.gaussian_filter(defocused, focus + rng.uniform(0.5, 1.5), truncate=3)
+    light += ndimage.gaussian_filter(defocused, focus + rng.uniform(0.5, 1.2), truncate=3)
     light += _stray_light(rng, light)
     light += _debris(rng, shape)
 
@@ -41,7 +41,7 @@ def paint_fluorescence(
     offset *= np.clip(1 + 0.3 * smooth_noise(rng, shape, 60), 0.2, None)
     exposure = np.exp(rng.uniform(np.log(0.25), np.log(0.8)))
     image = exposure * (light * gain + offset)
-    photons = np.exp(rng.uniform(np.log(150), np.log(1500)))
+    photons = np.exp(rng.uniform(np.log(200), np.log(2000)))
     image = sensor_noise(rng, image, photons, read=0.004)
     return np.repeat(image[..., None], 3, axis=2), layout
 
@@ -50,7 +50,7 @@ def _stained(rng: np.random.Generator, layout: Layout) -> tuple[Field, Field]:
     """The light of the nuclei in focus, and of those that are not; 1 is a typical nucleus."""
     shape = layout.labels.shape
     brightness = np.exp(rng.uniform(0.1, 0.6) * rng.standard_normal(layout.count))
-    brightness = np.clip(brightness, 0.35, 2.5)
+    brightness = np.clip(brightness, 0.4, 2.5)
     dome = (1 - layout.radial**2 + 1e-3) ** rng.uniform(0.1, 0.5)
     chromatin = smooth_noise(rng, shape, rng.uniform(1.5, 4)) * rng.uniform(0.05, 0.25)
     clumps = np.clip(smooth_noise(rng, shape, rng.uniform(2.5, 5)) - 0.8, -0.3, 1)
