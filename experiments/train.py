@@ -21,7 +21,8 @@ def main() -> None:
     trainer = Trainer(config)
     scores = trainer.fit()
     if trainer.leads:
-        print(scores["definitions"])
+        for name, definition in scores["definitions"].items():
+            print(f"{name}: {definition}")
         print(
             f"best checkpoint: Dice {scores['dice']:.4f}  IoU {scores['iou']:.4f}  "
             f"F1 {scores['f1']:.4f}  pooled IoU {scores['pooled_iou']:.4f}  "

@@ -145,7 +145,9 @@ class UNetConfig:
             options = dataclasses.replace(options, activation_bits=32)
         if name == "mbu":
             masked = mask_cheapest(unet_layers(), masked_layers)
-            precisions = tuple("masked" if n in masked else "binary" for n in LAYER_NAMES)
+            precisions: tuple[Precision, ...] = tuple(
+                "masked" if layer in masked else "binary" for layer in LAYER_NAMES
+            )
         elif name in _UNIFORM:
             precisions = (_UNIFORM[name],) * len(LAYER_NAMES)
         else:
@@ -240,13 +242,13 @@ class UNet(nnx.Module):
             else:
                 if layer.name == "stem":
                     second = "float32" if options.activation_bits == 32 else "masked"
-                    precisions: tuple[Precision, Precision] = ("float32", second)
+                    pair: tuple[Precision, Precision] = ("float32", second)
                 else:
-                    precisions = (precision[layer.name],) * 2
+                    pair = (precision[layer.name], precision[layer.name])
                 module = DoubleConv(
                     first.in_channels,
                     first.out_channels,
-                    precisions,
+                    pair,
                     options,
                     dtype=dtype,
                     rngs=rngs,

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import jax
 import orbax.checkpoint.experimental.v1 as ocp
@@ -38,11 +38,11 @@ class Checkpoints:
             n=1,
             keep_checkpoints_without_metrics=False,
         )
+        # Orbax's own annotations of policies and states do not admit what its guides pass.
+        keep: Any = _policies.AnyPreservationPolicy([_policies.LatestN(keep_last), best])
         self._checkpointer = ocp.training.Checkpointer(
-            Path(folder).absolute(),
-            preservation_policy=_policies.AnyPreservationPolicy(
-                [_policies.LatestN(keep_last), best]
-            ),
+            str(Path(folder).absolute()),
+            preservation_policy=keep,
             cleanup_tmp_directories=True,
         )
 
@@ -58,7 +58,7 @@ class Checkpoints:
         scored = [c for c in self._checkpointer.checkpoints if c.metrics]
         if not scored:
             return self.last
-        return max(scored, key=lambda c: c.metrics["dice"]).step
+        return max(scored, key=lambda c: cast(dict[str, float], c.metrics)["dice"]).step
 
     def save(self, state: TrainState, position: dict[str, Any], dice: float | None = None) -> None:
         """Write a checkpoint and let go of those no longer kept.
@@ -73,7 +73,7 @@ class Checkpoints:
         """
         self._checkpointer.save(
             int(state.step),
-            state,
+            cast(Any, state),
             force=True,
             metrics=None if dice is None else {"dice": dice},
             custom_metadata=position,
@@ -96,7 +96,8 @@ class Checkpoints:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
         state = self._read(step, wanted)
-        return state, dict(self._checkpointer.metadata(step).custom_metadata or {})
+        position = self._checkpointer.metadata(step).custom_metadata
+        return state, dict(cast(dict[str, Any], position or {}))
 
     def load_weights(self, step: int, params: Tree, stats: Tree) -> tuple[Tree, Tree]:
         """Read only the weights to evaluate: the moving average where there is one.

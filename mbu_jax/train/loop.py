@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from mbu_jax.train.pictures import plot_curves
 from mbu_jax.train.recorder import Recorder
 from mbu_jax.train.report import write_report
 from mbu_jax.train.rundir import RunDirectory
-from mbu_jax.train.state import Network, TrainState
+from mbu_jax.train.state import Network, TrainState, Tree
 from mbu_jax.train.step import Teacher, data_mesh, make_train_step, replicate, shard_batch
 
 _SCORES = ("dice", "iou", "f1", "precision", "recall", "pooled_iou")
@@ -69,7 +69,9 @@ class Trainer:
         self.total_steps = self._epoch_end(config.epochs)
         self.learning_rate = learning_rate_schedule(config.optimizer, self.total_steps)
         optimizer = make_optimizer(
-            config.optimizer, self.total_steps, latent_mask=self.network.latent_mask
+            config.optimizer,
+            self.total_steps,
+            latent_mask=lambda params: self.network.latent_mask(cast(Tree, params)),
         )
         teacher = self._teacher()
         self.run = self._claim_directory()
@@ -143,6 +145,7 @@ class Trainer:
             initial=(step - self._epoch_end(epoch - 1)) * config.batch_size,
             desc=f"epoch {epoch}/{config.epochs}",
             unit="img",
+            mininterval=1.0,
             leave=False,
             disable=not self.leads,
         )
@@ -212,16 +215,23 @@ class Trainer:
             )
         progress.add(values)
         bar.update(self.config.batch_size)
-        bar.set_postfix(loss=f"{values['loss']:.3f}", dice=f"{values['dice']:.3f}")
+        bar.set_postfix(loss=f"{values['loss']:.3f}", dice=f"{values['dice']:.3f}", refresh=False)
 
     def _finish(self) -> dict[str, Any]:
         """Score the best checkpoint, write eval.json and the pictures."""
         network, params, stats, step = load_run(self.run.path, "best")
         scores = self._scores(params, stats)
         if self.leads:
-            images = self.validation_images
-            logits = network.model(params, stats)
-            write_report(self.run, scores, step, images, logits, self.config.samples)
+            write_report(
+                self.run.evaluation,
+                self.run.samples,
+                scores,
+                self.validation_images,
+                network.model(params, stats),
+                self.config.samples,
+                step=step,
+                split="validation",
+            )
         return scores.result()
 
     def _recalibrate(self) -> None:

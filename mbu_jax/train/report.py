@@ -1,5 +1,6 @@
 """What a finished run leaves for people to look at."""
 
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,39 +9,39 @@ from flax import nnx
 
 from mbu_jax.train.metrics import SegmentationScores, predict_classes
 from mbu_jax.train.pictures import write_samples
-from mbu_jax.train.rundir import RunDirectory, write_json_atomic
+from mbu_jax.train.rundir import write_json_atomic
 from mbu_jax.unet import UNet
 
 
 def write_report(
-    run: RunDirectory,
+    out: Path,
+    pictures: Path,
     scores: SegmentationScores,
-    step: int,
     images: Any,
     model: UNet,
     samples: int,
     **facts: Any,
 ) -> dict[str, Any]:
-    """Write ``eval.json`` and pictures of images from the worst to the best.
+    """Write scores as JSON, and pictures of images from the worst to the best.
 
     Args:
-      run: where to.
+      out: the JSON file, a run's ``eval.json``.
+      pictures: folder for the pictures, a run's ``samples``.
       scores: of every image.
-      step: of the checkpoint that was scored.
       images: the data source that was scored, ``[i]`` giving an example.
       model: in evaluation mode.
       samples: how many pictures, spread evenly from the lowest Dice to the highest.
-      **facts: further entries of ``eval.json``.
+      **facts: further entries of the JSON file, such as the checkpoint's step.
 
     Returns:
-      What was written to ``eval.json``.
+      What was written to the JSON file.
 
     Raises:
       OSError: if a file cannot be written.
     """
     per_image = scores.per_image()
-    report = scores.result() | {"step": step} | facts | {"per_image": per_image}
-    write_json_atomic(run.evaluation, report)
+    report = scores.result() | facts | {"per_image": per_image}
+    write_json_atomic(out, report)
     if not samples:
         return report
     dice = {row["id"]: row["dice"] for row in per_image}
@@ -51,7 +52,7 @@ def write_report(
     examples = [images[index[name]] for name in chosen]
     segment = nnx.jit(lambda model, image: predict_classes(model(image)[None])[0])
     write_samples(
-        run.samples,
+        pictures,
         [example["image"] for example in examples],
         [example["mask"] for example in examples],
         [np.asarray(segment(model, jnp.asarray(example["image"]))) for example in examples],

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +120,7 @@ def make_train_step(
         gradient = jax.grad(objective, has_aux=True)
         grads, (stats, metrics) = gradient(state.params, state.stats, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = cast(Tree, optax.apply_updates(state.params, updates))
         if clip:
             params = clip_latent(params, network.latent_mask(params))
         before = network.quantized_layers(state.params)

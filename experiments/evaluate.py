@@ -1,0 +1,103 @@
+"""Score a run: python -m experiments.evaluate --run runs/nuclei-mbu."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+
+from experiments import command
+from mbu_jax.data import eval_batches, open_source
+from mbu_jax.data.pipeline import PreparedImages
+from mbu_jax.errors import InputError
+from mbu_jax.train.checkpoints import Which, load_run
+from mbu_jax.train.evaluation import Evaluator
+from mbu_jax.train.report import write_report
+from mbu_jax.train.rundir import RunDirectory, read_config
+from mbu_jax.train.step import data_mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Score a run's network on its own validation images, or on other data of the same layout."""
+
+    run: Path = Path("runs/synthetic-mbu")
+    """Run directory that training left."""
+
+    checkpoint: Which = "best"
+    """The checkpoint with the highest validation Dice, or the last one."""
+
+    data_dir: Path | None = None
+    """Other data of the same layout; by default what the run was trained on."""
+
+    split: Literal["train", "validation", "all"] = "validation"
+    """Which images; all suits data that the run never saw."""
+
+    image_size: tuple[int, int] | None = None
+    """Resize images to this height and width; by default as in training."""
+
+    batch_size: int = 8
+    """Images at once, over all devices."""
+
+    samples: int = 8
+    """Pictures to write, from the worst image to the best; 0 for none."""
+
+    out: Path | None = None
+    """JSON file; by default eval.json in the run, or eval-SPLIT-DATA.json there for other data."""
+
+
+def main() -> None:
+    """Parse the command line, score, print JSON."""
+    options = command.parse(EvaluateConfig, {"default": EvaluateConfig()})
+    config = read_config(options.run)
+    network, params, stats, step = load_run(options.run, options.checkpoint)
+    own = options.data_dir is None
+    source = open_source(
+        config["dataset"],
+        options.split,
+        data_dir=config["data_dir"] if own else options.data_dir,
+        prepared_dir=config["prepared_dir"],
+    )
+    size = options.image_size or config["data"]["image_size"]
+    images = PreparedImages(source, None if size is None else (size[0], size[1]))
+    mesh = data_mesh()
+    if options.batch_size < 1 or options.batch_size % mesh.size:
+        raise InputError(
+            f"batch_size is {options.batch_size}; give a multiple of the {mesh.size} devices"
+        )
+    batches = tqdm(
+        eval_batches(images, batch_size=options.batch_size), desc="evaluating", unit="batch"
+    )
+    scores = Evaluator(network, mesh).scores(params, stats, batches)
+
+    run = RunDirectory(options.run)
+    name = "eval.json" if own and options.split == "validation" else _name(options)
+    out = options.out or run.path / name
+    report = write_report(
+        out,
+        run.samples if out == run.evaluation else out.with_suffix(""),
+        scores,
+        images,
+        network.model(params, stats),
+        options.samples,
+        step=step,
+        split=options.split,
+        data_dir=None if own else str(options.data_dir),
+    )
+    del report["per_image"]
+    print(json.dumps(report, indent=2))
+
+
+def _name(options: EvaluateConfig) -> str:
+    data = "" if options.data_dir is None else f"-{options.data_dir.resolve().stem}"
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", f"eval-{options.split}{data}.json")
+
+
+if __name__ == "__main__":
+    command.run(main)
