@@ -1,0 +1,159 @@
+"""Time the training step of several networks in one run: python -m experiments.benchmark_training.
+
+Rounds are interleaved (A B C, A B C, ...), so that a machine whose speed drifts is fair to all,
+and the raw seconds are kept.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import dataclasses
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from experiments import command
+from mbu_jax.errors import InputError
+from mbu_jax.layers import QuantizationOptions
+from mbu_jax.train.config import LossOptions
+from mbu_jax.train.optimizer import OptimizerOptions, make_optimizer
+from mbu_jax.train.rundir import write_json_atomic
+from mbu_jax.train.state import Network, TrainState
+from mbu_jax.train.step import data_mesh, make_train_step, replicate, shard_batch
+from mbu_jax.unet import UNetConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig:
+    """Time one training update of each network, interleaved, on this machine's devices."""
+
+    networks: tuple[str, ...] = ("full_precision", "all_masked", "binary", "mbu", "all_masked:2")
+    """Networks to compare with the first; NAME:2 takes two-bit activations."""
+
+    width: int = 32
+    """Channels at full resolution."""
+
+    size: int = 128
+    """Height and width of the images."""
+
+    batch_size: int = 8
+    """Images in one update."""
+
+    rounds: int = 10
+    """Times that every network is timed, after one update to compile and one to warm up."""
+
+    out: Path | None = None
+    """JSON file for the raw samples."""
+
+
+def main() -> None:
+    """Parse the command line, time, print a table."""
+    config = command.parse(BenchmarkConfig, {"default": BenchmarkConfig()})
+    report = benchmark(config)
+    print(f"{'network':<18}{'median s':>10}{'min s':>10}{'ratio':>8}")
+    for name, row in report["networks"].items():
+        print(f"{name:<18}{row['median']:>10.3f}{min(row['seconds']):>10.3f}{row['ratio']:>8.2f}")
+    print(f"ratio: median over rounds of the time over that of {config.networks[0]}")
+    if config.out is not None:
+        write_json_atomic(config.out, report)
+
+
+def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
+    """Time every network.
+
+    Args:
+      config: what to time.
+
+    Returns:
+      Machine, versions, and for each network its ``seconds`` (one a round), their ``median``,
+      and ``ratio``: the median over rounds of its time over the first network's in that round.
+
+    Raises:
+      InputError: for an unknown network or a size out of range.
+    """
+    if config.rounds < 1:
+        raise InputError(f"rounds is {config.rounds}; give a number of at least 1")
+    updates = {name: _update(name, config) for name in tqdm(config.networks, desc="compiling")}
+    seconds: dict[str, list[float]] = {name: [] for name in updates}
+    for _ in tqdm(range(config.rounds), desc="timing"):
+        for name, update in updates.items():
+            start = time.perf_counter()
+            update()
+            seconds[name].append(time.perf_counter() - start)
+    first = np.asarray(seconds[config.networks[0]])
+    return {
+        "config": dataclasses.asdict(config),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "versions": {p: importlib.metadata.version(p) for p in ("jax", "jaxlib", "flax", "optax")},
+        "networks": {
+            name: {
+                "seconds": samples,
+                "median": float(np.median(samples)),
+                "ratio": float(np.median(np.asarray(samples) / first)),
+            }
+            for name, samples in seconds.items()
+        },
+    }
+
+
+def _update(name: str, config: BenchmarkConfig) -> Callable[[], None]:
+    """Compile one network's update on fixed random images and warm it up."""
+    preset, _, bits = name.partition(":")
+    if bits not in ("", "1", "2"):
+        raise InputError(
+            f"network {name!r} asks for {bits!r} activation bits; give NAME:1 or NAME:2"
+        )
+    quantization = QuantizationOptions(activation_bits=int(bits or 1))
+    unet = UNetConfig.preset(
+        preset,  # pyrefly: ignore[bad-argument-type]  (checked there)
+        width=config.width,
+        quantization=quantization,
+    )
+    network, params, stats = Network.create(unet, seed=0)
+    mesh = data_mesh()
+    optimizer = make_optimizer(OptimizerOptions(), total_steps=1000)
+    state = TrainState(jnp.int32(0), params, stats, optimizer.init(params), None)
+    holder = [replicate(state, mesh)]
+    step = make_train_step(network, optimizer, LossOptions(), mesh)
+    rng = np.random.default_rng(0)
+    shape = (config.batch_size, config.size, config.size)
+    batch = shard_batch(
+        {
+            "image": rng.integers(0, 256, (*shape, 3), dtype=np.uint8),
+            "mask": rng.integers(0, 2, shape, dtype=np.uint8),
+        },
+        mesh,
+    )
+
+    def update() -> None:
+        holder[0], _ = step(holder[0], batch)
+        jax.block_until_ready(holder[0])
+
+    update()
+    update()
+    return update
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    command.run(main)
