@@ -72,7 +72,8 @@ class Network:
           >>> params["head"]["weight"].shape
           (4, 1)
         """
-        model = UNet(config, rngs=nnx.Rngs(seed))
+        # Threefry, the default, takes a second to compile for each of some twenty shapes.
+        model = UNet(config, rngs=nnx.Rngs(jax.random.key(seed, impl="rbg")))
         training, params, stats, thresholds = nnx.split(model, nnx.Param, nnx.BatchStat, Threshold)
         model.eval()
         evaluation = nnx.graphdef(model)
