@@ -46,6 +46,10 @@ class OptimizerOptions:
     decay_latent_weights: bool = False
     """Also pull the latent weights behind quantised ones."""
 
+    latent_rate: float = 1.0
+    """Step size of latent weights as a multiple of the others'; they act only through thresholds
+    some tenths away, so that the usual step sizes leave most of them where they started."""
+
     momentum: float = 0.9
     """Of rmsprop; 0 turns it off."""
 
@@ -73,6 +77,8 @@ class OptimizerOptions:
             raise InputError(
                 f"final_learning_rate must lie between 0 and 1, not at {self.final_learning_rate}"
             )
+        if not (self.latent_rate > 0 and math.isfinite(self.latent_rate)):
+            raise InputError(f"latent_rate must be positive, not {self.latent_rate}")
         if not 0 <= self.momentum < 1:
             raise InputError(f"momentum must be at least 0 and below 1, not {self.momentum}")
 
@@ -157,7 +163,8 @@ def make_optimizer(
         tree of booleans.
       latent_mask: Which parameters are latent weights behind quantised ones, likewise. These are
         not pulled unless ``decay_latent_weights`` says so, because their size matters only
-        against a threshold: a pull towards 0 would mask or flip weights, not shrink them.
+        against a threshold: a pull towards 0 would mask or flip weights, not shrink them. Their
+        steps are ``latent_rate`` times the others'.
 
     Returns:
       An Optax transformation; its state counts the updates for the schedule.
@@ -186,6 +193,8 @@ def make_optimizer(
         else optax.identity()
     )
     step = optax.scale_by_learning_rate(learning_rate_schedule(options, total_steps))
+    if latent_mask is not None and options.latent_rate != 1:
+        step = optax.chain(step, optax.masked(optax.scale(options.latent_rate), latent_mask))
     match options.optimizer:
         case "adam":
             parts = (clip, decay, optax.scale_by_adam(), step)

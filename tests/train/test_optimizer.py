@@ -191,3 +191,15 @@ def test_average_follows_the_formula():
 def test_average_keeps_its_dtype():
     ema = ema_update({"w": jnp.zeros(2, jnp.bfloat16)}, {"w": jnp.ones(2, jnp.float32)}, 0.9, 0)
     assert ema["w"].dtype == jnp.bfloat16
+
+
+def test_latent_weights_step_faster_by_the_asked_factor():
+    plain, fast = (
+        train(OptimizerOptions(clip_norm=0, latent_rate=rate), latent_mask=is_latent)
+        for rate in (1.0, 5.0)
+    )
+    for name, latent in is_latent(params()).items():
+        moved = plain[name] - params()[name]
+        np.testing.assert_allclose(
+            fast[name] - params()[name], moved * (5 if latent else 1), rtol=1e-4, atol=1e-6
+        )
