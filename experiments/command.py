@@ -6,13 +6,16 @@ import difflib
 import errno
 import inspect
 import io
+import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import tyro
 
 from mbu_jax.errors import InputError
@@ -36,6 +39,7 @@ def run(main: Callable[[], None]) -> None:
       >>> run(lambda: print("done"))
       done
     """
+    _keep_compiled_programs()
     try:
         main()
     except InputError as error:
@@ -51,6 +55,16 @@ def run(main: Callable[[], None]) -> None:
             f"error: the disk is full{where}; free some space and run the same command again",
             _BAD_INPUT,
         )
+
+
+def _keep_compiled_programs() -> None:
+    """Let XLA reuse what an earlier run of the same program compiled, which takes up to a minute.
+
+    ``JAX_COMPILATION_CACHE_DIR`` chooses another place.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(caches, "mbu_jax", "xla")))
 
 
 def parse[T](
