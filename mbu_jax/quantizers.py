@@ -57,9 +57,10 @@ def ste_derivative(x: Array, gradient: SteGradient) -> Array:
     if gradient == "approx_sign":
         return jnp.maximum(2 - 2 * jnp.abs(x), 0)
     if gradient == "swish_sign":
-        bx = _SWISH_BETA * x
-        s = jax.nn.sigmoid(bx)
-        return 2 * _SWISH_BETA * s * (1 - s) * (2 + bx * (1 - 2 * s))
+        # Even in x, and 0 far out, where 0 times an overflowing beta x would be NaN.
+        bx = _SWISH_BETA * jnp.minimum(jnp.abs(x), 100)
+        s = jax.nn.sigmoid(-bx)
+        return 2 * _SWISH_BETA * s * (1 - s) * (2 - bx * (1 - 2 * s))
     raise InputError(
         f"unknown gradient {gradient!r}; choose one of {', '.join(get_args(SteGradient))}"
     )
@@ -230,8 +231,10 @@ def ternary_threshold(x: Array, method: Ternarizer = "fixed", density: float = 0
             raise InputError(f"density must lie in (0, 1], not {density}")
         kept = max(1, round(density * x.size))
         smallest_kept = jnp.sort(jnp.abs(x), axis=None)[x.size - kept]
-        # Just below it, so that ties, as among weights clipped to ±1, are kept and never all lost.
-        return jnp.nextafter(smallest_kept, jnp.asarray(-1, x.dtype))
+        # Just below it, so that ties, as among weights clipped to ±1, are kept and never all lost;
+        # below 0 that is a subnormal, which devices take for 0.
+        below = jnp.nextafter(smallest_kept, jnp.asarray(-1, x.dtype))
+        return jnp.where(smallest_kept > 0, below, jnp.asarray(-1, x.dtype))
     raise InputError(
         f"unknown ternarizer {method!r}; choose one of {', '.join(get_args(Ternarizer))}"
     )
