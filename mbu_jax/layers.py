@@ -20,6 +20,7 @@ from jax.scipy.special import ndtri
 from jax.typing import DTypeLike
 
 from mbu_jax import convolution
+from mbu_jax.errors import InputError
 from mbu_jax.quantizers import (
     SteGradient,
     Ternarizer,
@@ -276,19 +277,22 @@ class NormActivation(nnx.Module):
             self.sign = Threshold(jnp.ones((channels,), jnp.float32))
 
     def fold(self) -> None:
-        """Recompute the thresholds from BatchNorm's parameters and running statistics."""
+        """Recompute the thresholds from BatchNorm's parameters and running statistics.
+
+        Raises:
+          InputError: under ``jit`` or another transformation, where values are not known.
+        """
         bits = self.options.activation_bits
         if bits == 32:
             return
-        folded = fold_batch_norm(
-            _value(self.norm.scale),
-            _value(self.norm.bias),
-            self.norm.mean[...],
-            self.norm.var[...],
-            epsilon=self.norm.epsilon,
-            bits=bits,
-            integer=self.integer,
-        )
+        norm = self.norm
+        values = _value(norm.scale), _value(norm.bias), norm.mean[...], norm.var[...]
+        if any(isinstance(value, jax.core.Tracer) for value in values):
+            raise InputError(
+                "thresholds are folded in float64, outside jit; call the model's eval() or fold() "
+                "before the transformed function, not in it"
+            )
+        folded = fold_batch_norm(*values, epsilon=norm.epsilon, bits=bits, integer=self.integer)
         # Float32 holds every integer that an accumulator can reach; larger ones stay larger.
         self.theta[...] = jnp.asarray(folded.theta, jnp.float32)
         self.sign[...] = jnp.asarray(folded.sign)
