@@ -72,10 +72,14 @@ class UNetConfig:
         Raises:
           InputError: naming the field and what it may be.
         """
+        for name in ("width", "in_channels", "classes"):
+            value = getattr(self, name)
+            if type(value) is not int:
+                raise InputError(f"{name} is {value!r}; it must be a whole number of at least 1")
         unet_layers(self.width, self.in_channels, self.classes)
-        if len(self.precisions) != len(LAYER_NAMES):
+        if not isinstance(self.precisions, tuple) or len(self.precisions) != len(LAYER_NAMES):
             raise InputError(
-                f"precisions has {len(self.precisions)} entries; give one for each of "
+                f"precisions is {self.precisions!r}; give a tuple with one entry for each of "
                 f"{', '.join(LAYER_NAMES)}"
             )
         for name, precision in zip(LAYER_NAMES, self.precisions, strict=True):
@@ -84,9 +88,11 @@ class UNetConfig:
                     f"{name} has unknown precision {precision!r}; choose one of "
                     f"{', '.join(get_args(Precision))}"
                 )
+        if not isinstance(self.quantization, QuantizationOptions):
+            raise InputError(f"quantization is {self.quantization!r}; give QuantizationOptions")
         bits = self.quantization.activation_bits
-        if bits not in (1, 2, 32):
-            raise InputError(f"activation_bits is {bits}; choose 1, 2 or 32 (full precision)")
+        if type(bits) is not int or bits not in (1, 2, 32):
+            raise InputError(f"activation_bits is {bits!r}; choose 1, 2 or 32 (full precision)")
         if bits == 32 and set(self.precisions) != {"float32"}:
             raise InputError(
                 "activation_bits 32 goes with float32 weights in every layer; choose 1 or 2"
@@ -101,10 +107,9 @@ class UNetConfig:
                 f"width {self.width} lets sums reach {widest}, beyond float32's exact integers "
                 "(2^24); choose a smaller width or fewer bits"
             )
-        if not 0 < self.quantization.density < 1:
-            raise InputError(
-                f"density is {self.quantization.density}; choose a share between 0 and 1"
-            )
+        density = self.quantization.density
+        if not isinstance(density, float) or not 0 < density < 1:
+            raise InputError(f"density is {density!r}; choose a share between 0 and 1")
         if self.dtype not in ("float32", "bfloat16"):
             raise InputError(f"dtype is {self.dtype!r}; choose float32 or bfloat16")
 
@@ -182,14 +187,24 @@ class UNetConfig:
         Raises:
           InputError: where a field is missing, unknown or out of range.
         """
-        try:
-            quantization = QuantizationOptions(**fields["quantization"])
-            rest = {k: v for k, v in fields.items() if k not in ("quantization", "precisions")}
-            return cls(precisions=tuple(fields["precisions"]), quantization=quantization, **rest)
-        except (KeyError, TypeError) as error:
-            raise InputError(
-                f"the network's configuration is damaged ({error}); restore config.json"
-            ) from error
+        _check_names("the network's configuration", fields, cls)
+        _check_names("quantization", fields["quantization"], QuantizationOptions)
+        precisions = fields["precisions"]
+        nested: dict[str, Any] = {
+            "quantization": QuantizationOptions(**fields["quantization"]),
+            "precisions": tuple(precisions) if isinstance(precisions, list) else precisions,
+        }
+        return cls(**{**fields, **nested})
+
+
+def _check_names(title: str, fields: Any, cls: type) -> None:
+    if not isinstance(fields, Mapping):
+        raise InputError(f"{title} is {fields!r}, not a table of options; restore config.json")
+    known = {field.name for field in dataclasses.fields(cls)}
+    for verb, names in (("lacks", known - set(fields)), ("has unknown", set(fields) - known)):
+        if names:
+            listed = ", ".join(sorted(map(str, names)))
+            raise InputError(f"{title} {verb} {listed}; restore config.json")
 
 
 def _largest_level(precision: Precision) -> int:
@@ -268,6 +283,9 @@ class UNet(nnx.Module):
 
         Args:
           **attributes: further attributes to set, as in `flax.nnx.Module.eval`.
+
+        Raises:
+          InputError: under ``jit`` or another transformation, where values are not known.
 
         Example:
           >>> model = UNet(UNetConfig(width=4), rngs=nnx.Rngs(0))
