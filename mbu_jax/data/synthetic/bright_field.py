@@ -41,7 +41,9 @@ def paint_bright_field(
 
 def _nuclear(rng: np.random.Generator, layout: Layout) -> Field:
     """Optical density of the nuclei alone: dark, speckled, with a darker rim."""
-    strength = layout.per_nucleus(np.clip(0.55 + 0.15 * rng.standard_normal(layout.count), 0.3, 1))
+    strength = layout.per_nucleus(
+        np.clip(0.72 + 0.12 * rng.standard_normal(layout.count), 0.45, 1.1)
+    )
     speckles = 1 + 0.18 * smooth_noise(rng, layout.labels.shape, rng.uniform(1.5, 3))
     rim = 1 + 0.3 * np.exp(-((layout.depth / 1.5) ** 2))
     return strength * speckles * rim
@@ -61,7 +63,7 @@ def _cells(rng: np.random.Generator, layout: Layout, radius: float) -> Field:
         edge = (1 - cell.radial(window)) * np.float32(size)
         rim = np.exp(-((edge / 1.5) ** 2))
         body = np.clip(edge + 0.5, 0, 1)
-        density[window] += rng.uniform(0.05, 0.2) * body + rng.uniform(0.05, 0.25) * rim
+        density[window] += rng.uniform(0.04, 0.16) * body + rng.uniform(0.05, 0.2) * rim
     mottled = 1 + 0.2 * smooth_noise(rng, shape, 12) + 0.1 * smooth_noise(rng, shape, 2)
     wrinkles = rng.uniform(0, 1.2) * fibres(rng, shape, rng.uniform(5, 15))
     return density * np.clip(mottled + wrinkles, 0, None)

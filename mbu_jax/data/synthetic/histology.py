@@ -57,7 +57,7 @@ def _chromatin(rng: np.random.Generator, layout: Layout) -> Field:
     dense = 1.05 + 0.15 * grain
     rim = np.exp(-((layout.depth / 1.5) ** 2))
     speckles = np.clip(smooth_noise(rng, shape, rng.uniform(2, 4)) - 0.5, 0, 2)
-    pale = 0.35 + 0.45 * rim + 0.4 * speckles + 0.1 * grain
+    pale = 0.4 + 0.45 * rim + 0.4 * speckles + 0.1 * grain
     return layout.inside * strength * (vesicular * pale + (1 - vesicular) * dense)
 
 
@@ -65,7 +65,7 @@ def _smudges(rng: np.random.Generator, nuclear: Field) -> Field:
     """Stain out of focus: halos of cytoplasm, and blots that are no nuclei."""
     halo = ndimage.gaussian_filter(nuclear, rng.uniform(3, 6), truncate=2)
     blots = np.clip(smooth_noise(rng, nuclear.shape, rng.uniform(10, 25)) - 0.7, 0, 1)
-    return rng.uniform(0.05, 0.4) * halo + rng.uniform(0, 0.7) * blots
+    return rng.uniform(0.05, 0.4) * halo + rng.uniform(0, 0.6) * blots
 
 
 def _tissue(rng: np.random.Generator, shape: tuple[int, int], nuclear: Field) -> Field:

@@ -9,18 +9,21 @@ type Field = np.ndarray
 _SPLINE_POWER = 151 / 315
 
 
-def _cubic_spline(length: int, spacing: float, phase: float) -> Field:
-    """Weights [length, knots] that interpolate knots `spacing` pixels apart."""
+def _spline(knots: Field, length: int, spacing: float, phase: float) -> Field:
+    """Cubic B-spline [length, N] of knots [K, N] that are `spacing` pixels apart."""
     position = np.arange(length) / spacing + phase
     first = position.astype(int)
-    t = position - first
-    weights = np.zeros((length, int(first[-1]) + 4), np.float32)
-    rows = np.arange(length)
-    weights[rows, first] = (1 - t) ** 3 / 6
-    weights[rows, first + 1] = (3 * t**3 - 6 * t**2 + 4) / 6
-    weights[rows, first + 2] = (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6
-    weights[rows, first + 3] = t**3 / 6
-    return weights
+    t = (position - first).astype(np.float32)[:, None]
+    weights = (
+        (1 - t) ** 3 / 6,
+        (3 * t**3 - 6 * t**2 + 4) / 6,
+        (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6,
+        t**3 / 6,
+    )
+    # Four terms rather than a matrix product: BLAS differs between machines, and its threads
+    # would contend with JAX's.
+    taps = [weight * knots.take(first + k, axis=0) for k, weight in enumerate(weights)]
+    return taps[0] + taps[1] + taps[2] + taps[3]
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], spacing: float) -> Field:
@@ -36,10 +39,12 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], spacing: floa
     """
     height, width = shape
     phase_y, phase_x = rng.random(2)
-    rows = _cubic_spline(height, spacing, phase_y)
-    columns = _cubic_spline(width, spacing, phase_x)
-    knots = rng.standard_normal((rows.shape[1], columns.shape[1]), np.float32)
-    return rows @ knots @ columns.T / np.float32(_SPLINE_POWER)
+    size = [
+        int((n - 1) / spacing + phase) + 4 for n, phase in ((height, phase_y), (width, phase_x))
+    ]
+    knots = rng.standard_normal(size, np.float32) / np.float32(_SPLINE_POWER)
+    columns = _spline(knots.T, width, spacing, phase_x)
+    return _spline(columns.T, height, spacing, phase_y)
 
 
 def fibres(rng: np.random.Generator, shape: tuple[int, int], spacing: float) -> Field:
