@@ -110,7 +110,14 @@ class View:
     transposed: bool = False
 
     def image(self, image: np.ndarray) -> np.ndarray:
-        """Looks at an image [H, W, C] uint8: [h, w, C] uint8, bilinear."""
+        """Looks at an image, bilinearly.
+
+        Args:
+          image: uint8 [H, W, C].
+
+        Returns:
+          uint8 [h, w, C].
+        """
         left, right = math.floor(self.columns.min()), math.floor(self.columns.max()) + 2
         columns = self.columns
         if left >= 0 and right <= image.shape[1]:
@@ -119,7 +126,14 @@ class View:
         return self._turned(_sample(_sample(image, self.rows, axis=0), columns, axis=1))
 
     def labels(self, labels: np.ndarray) -> np.ndarray:
-        """Looks at labels [H, W] of any type: [h, w], nearest."""
+        """Looks at labels, taking the nearest.
+
+        Args:
+          labels: [H, W], of any type.
+
+        Returns:
+          [h, w], of that type.
+        """
         rows = _reflect(np.floor(self.rows + 0.5).astype(int), labels.shape[0])
         columns = _reflect(np.floor(self.columns + 0.5).astype(int), labels.shape[1])
         return self._turned(labels.take(rows, axis=0).take(columns, axis=1))

@@ -145,7 +145,16 @@ def resize(example: Example, size: tuple[int, int] | None) -> Example:
 
 
 def epoch_length(source: Source, batch_size: int, epochs: int = 1) -> int:
-    """The number of batches in which every example of `source` is seen at least `epochs` times."""
+    """Counts the batches in which every example is seen at least `epochs` times.
+
+    Args:
+      source: the examples.
+      batch_size: examples in a batch over all processes.
+      epochs: how often each is to be seen.
+
+    Returns:
+      The length of `train_batches(source, ..., epochs=epochs)`.
+    """
     return math.ceil(epochs * len(source) / batch_size)
 
 
@@ -264,6 +273,9 @@ class TrainIterator(grain.DatasetIterator):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues with the batch that a saved state names, forwards or backwards.
+
+        Args:
+          state: of `get_state`.
 
         Raises:
           InputError: the state is of another kind, or past the end of the stream.

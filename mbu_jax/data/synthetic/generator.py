@@ -70,5 +70,13 @@ def generate_example(
 
 
 def example_id(split: str, index: int) -> str:
-    """The id of an example: unique in both splits together, and sorted as the examples are."""
+    """Names an example: uniquely in both splits together, and sorted as the examples are.
+
+    Args:
+      split: "train" or "validation".
+      index: of the example in its split.
+
+    Returns:
+      The id, such as "train-000012".
+    """
     return f"{split}-{index:06d}"

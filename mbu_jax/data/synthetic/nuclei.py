@@ -30,7 +30,14 @@ class Outline:
         return float(np.sqrt(self.radii[0] * self.radii[1]))
 
     def window(self, shape: tuple[int, int]) -> tuple[slice, slice]:
-        """The part of an image of this (H, W) that the outline can reach."""
+        """Bounds the part of an image that the outline can reach.
+
+        Args:
+          shape: (H, W) of the image.
+
+        Returns:
+          Rows and columns, within the image.
+        """
         reach = max(self.radii) * (1 + np.abs(self.harmonics).sum()) + 1
 
         def clip(centre: float, length: int) -> slice:
@@ -40,7 +47,14 @@ class Outline:
         return clip(self.y, shape[0]), clip(self.x, shape[1])
 
     def radial(self, window: tuple[slice, slice]) -> np.ndarray:
-        """Distance from the centre over the outline's, that way: float32, below 1 inside."""
+        """Measures each pixel's distance from the centre, relative to the outline's that way.
+
+        Args:
+          window: rows and columns of h x w pixels.
+
+        Returns:
+          float32 [h, w], below 1 inside.
+        """
         rows, columns = window
         y = np.arange(rows.start, rows.stop)[:, None] - self.y
         x = np.arange(columns.start, columns.stop) - self.x
@@ -75,6 +89,9 @@ def draw_outline(
       radius: the mean radius, in pixels.
       elongation: long axis over short axis, at least 1.
       roughness: size of harmonic 2 relative to the radius; higher ones fall off as 1/k.
+
+    Returns:
+      The outline, turned by a random angle.
     """
     stretch = np.sqrt(elongation)
     order = np.arange(2, 6)
@@ -116,7 +133,14 @@ class Layout:
         return int(self.labels.max())
 
     def per_nucleus(self, values: np.ndarray) -> np.ndarray:
-        """Spreads values [n] over their nuclei: float32 [H, W], 0 in the background."""
+        """Spreads values over their nuclei.
+
+        Args:
+          values: [n], of nucleus 1..n.
+
+        Returns:
+          float32 [H, W], 0 in the background.
+        """
         return np.concatenate([[0], values]).astype(np.float32)[self.labels]
 
 

@@ -34,7 +34,14 @@ class SyntheticConfig(tfds.core.BuilderConfig):
     validation_examples: int = VALIDATION_EXAMPLES
 
     def source(self, split: str) -> SyntheticSource:
-        """The examples of "train" or "validation"."""
+        """Opens the examples of a split.
+
+        Args:
+          split: "train" or "validation".
+
+        Returns:
+          The source that the split is written from.
+        """
         return synthetic_source(
             split,
             seed=self.seed,

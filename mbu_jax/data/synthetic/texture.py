@@ -48,7 +48,16 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], spacing: floa
 
 
 def fibres(rng: np.random.Generator, shape: tuple[int, int], spacing: float) -> Field:
-    """Wavy parallel strands, as of connective tissue: float32 [H, W] in [0, 1], mostly near 0."""
+    """Draws wavy strands, as of connective tissue.
+
+    Args:
+      rng: the random generator to draw from.
+      shape: (H, W).
+      spacing: of the strands, about, in pixels.
+
+    Returns:
+      float32 [H, W], from 0 to 1, mostly near 0.
+    """
     y, x = np.ogrid[: shape[0], : shape[1]]
     angle = rng.uniform(0, np.pi)
     across = (x * np.cos(angle) + y * np.sin(angle)).astype(np.float32)
