@@ -83,5 +83,7 @@ def fold_batch_norm(
     else:
         clipped = np.clip(tau, -_FLOAT_MAX, _FLOAT_MAX)
         nearest = clipped.astype(np.float32)
-        theta = np.where(nearest < clipped, np.nextafter(nearest, np.float32(np.inf)), nearest)
+        with np.errstate(over="ignore", under="ignore"):  # the largest has no next
+            above = np.nextafter(nearest, np.float32(np.inf))
+        theta = np.where(nearest < clipped, above, nearest)
     return Thresholds(theta, sign.astype(np.float32))
