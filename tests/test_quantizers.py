@@ -28,6 +28,7 @@ from mbu_jax.quantizers import (
     ternarize,
     ternary_threshold,
 )
+from tests.oracles import levels
 
 type Surrogate = Callable[[Array], Array]
 
@@ -54,25 +55,6 @@ latent_weights = hnp.arrays(
 )
 
 
-def sign_oracle(x: NDArray) -> NDArray:
-    return np.where(np.signbit(x) & (x != 0), -1, 1)
-
-
-def round_oracle(x: NDArray, bits: int) -> NDArray:
-    largest = np.float32(2 ** (bits - 1) - 1)
-    return np.rint(np.minimum(np.maximum(x, np.float32(-1)), np.float32(1)) * largest)
-
-
-def nearest_power_oracle(x: NDArray) -> NDArray:
-    levels = np.array([0, 1, -1, 2, -2, 4, -4])  # by magnitude: argmin takes the first of equals
-    wanted = 4 * np.clip(x.astype(np.float64), -2, 2)
-    return levels[np.argmin(np.abs(wanted[:, None] - levels), axis=1)]
-
-
-def two_bit_oracle(x: NDArray) -> NDArray:
-    return np.array([-3, -1, 1, 3])[np.searchsorted([-2.0, 0.0, 2.0], x, side="right")]
-
-
 @dataclasses.dataclass(frozen=True)
 class Case:
     """A quantizer, what it must give, and how its surrogate stretches the sign's.
@@ -92,7 +74,7 @@ def symmetric_case(bits: int) -> Case:
     n = 2 ** (bits - 1) - 1
     return Case(
         partial(symmetric, bits=bits),
-        partial(round_oracle, bits=bits),
+        partial(levels.uniform, bits=bits),
         tuple(range(-n, n + 1)),
         height=n,
         unit=1 / n,
@@ -100,13 +82,13 @@ def symmetric_case(bits: int) -> Case:
 
 
 CASES = {
-    "binary": Case(binarize, sign_oracle, (-1, 1)),
-    "masked": Case(ternarize, partial(round_oracle, bits=2), (-1, 0, 1)),
+    "binary": Case(binarize, levels.sign, (-1, 1)),
+    "masked": Case(ternarize, partial(levels.uniform, bits=2), (-1, 0, 1)),
     **{f"symmetric{bits}": symmetric_case(bits) for bits in range(2, 9)},
-    "pow2": Case(power_of_two, nearest_power_oracle, (-4, -2, -1, 0, 1, 2, 4), height=4, unit=0.25),
-    "activation1": Case(partial(quantize_activation, bits=1), sign_oracle, (-1, 1)),
+    "pow2": Case(power_of_two, levels.power_of_two, (-4, -2, -1, 0, 1, 2, 4), height=4, unit=0.25),
+    "activation1": Case(partial(quantize_activation, bits=1), levels.sign, (-1, 1)),
     "activation2": Case(
-        partial(quantize_activation, bits=2), two_bit_oracle, (-3, -1, 1, 3), height=3, reach=3
+        partial(quantize_activation, bits=2), levels.two_bits, (-3, -1, 1, 3), height=3, reach=3
     ),
 }
 # Three of the seven widths: their gradients differ by a factor alone.
@@ -181,8 +163,8 @@ def test_forward_equals_the_oracle(name: str, drawn: NDArray) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_levels_are_fixed_points_and_all_reached(name: str) -> None:
     case = CASES[name]
-    levels = np.array(case.levels, np.float32)
-    np.testing.assert_array_equal(case.quantizer(levels * np.float32(case.unit)), levels)
+    values = f32(*case.levels)
+    np.testing.assert_array_equal(case.quantizer(values * np.float32(case.unit)), values)
 
 
 def test_ties_by_hand() -> None:
@@ -245,7 +227,7 @@ def test_swish_derivative_is_even_and_vanishes_far_out() -> None:
 @given(x=latent_weights)
 def test_twn_threshold(x: NDArray) -> None:
     x[0] = 0.75  # not all zero
-    threshold = 0.7 * np.mean(np.abs(x.astype(np.float64)))
+    threshold = levels.twn_threshold(x)
     got = np.asarray(ternarize_by("twn", 0.1)(x))
     # The device sums in float32, so a weight on the threshold may fall either way.
     certain = np.abs(np.abs(x) - threshold) > 1e-5 * threshold
@@ -264,10 +246,8 @@ def ternarize_by(method: Any, density: float) -> Callable[..., Array]:
 @given(x=latent_weights)
 def test_density_keeps_the_largest_magnitudes_and_all_ties(density: float, x: NDArray) -> None:
     got = np.asarray(ternarize_by("density", density)(x))
-    wanted = max(1, round(density * x.size))
-    smallest_kept = sorted(np.abs(x).tolist(), reverse=True)[wanted - 1]
-    np.testing.assert_array_equal(got, np.where(np.abs(x) >= smallest_kept, sign_oracle(x), 0))
-    assert np.count_nonzero(got) >= wanted
+    np.testing.assert_array_equal(got, levels.masked_by_density(x, density))
+    assert np.count_nonzero(got) >= max(1, round(density * x.size))
 
 
 def test_density_with_ties_at_the_clip_edge_and_at_zero() -> None:
