@@ -1,5 +1,7 @@
 """How the quantized weights of each layer are doing."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -23,10 +25,16 @@ def layer_statistics(network: Network, params: Tree) -> dict[str, float]:
       >>> layer_statistics(network, params)["density/down_c1.conv1"]
       1.0
     """
+    values = jax.device_get(_statistics(network, params))
+    return {name: float(value) for name, value in values.items()}
+
+
+@partial(jax.jit, static_argnums=0)
+def _statistics(network: Network, params: Tree) -> dict[str, jax.Array]:
     values: dict[str, jax.Array] = {}
     for name, layer in network.quantized_layers(params).items():
         values[f"density/{name}"] = jnp.mean((layer.quantized_weight() != 0).astype(jnp.float32))
         values[f"outside_clip/{name}"] = jnp.mean(
             (jnp.abs(layer.weight[...]) >= 1).astype(jnp.float32)
         )
-    return {name: float(value) for name, value in jax.device_get(values).items()}
+    return values

@@ -1,6 +1,7 @@
 """What training changes, as one pytree, and the fixed structure around it."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -38,7 +39,7 @@ class TrainState:
     ema: Tree | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Network:
     """The network's structure apart from its numbers, so that a state can be run by a function.
 
@@ -72,12 +73,13 @@ class Network:
           >>> params["head"]["weight"].shape
           (4, 1)
         """
-        # Threefry, the default, takes a second to compile for each of some twenty shapes.
-        model = UNet(config, rngs=nnx.Rngs(jax.random.key(seed, impl="rbg")))
-        training, params, stats, thresholds = nnx.split(model, nnx.Param, nnx.BatchStat, Threshold)
-        model.eval()
+        model = nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0)))
+        training = nnx.graphdef(model)
+        nnx.Module.eval(model)  # not UNet's own, which folds: there are no numbers yet
         evaluation = nnx.graphdef(model)
-        params, stats, thresholds = map(nnx.to_pure_dict, (params, stats, thresholds))
+        # Threefry, the default, takes a second to compile for each of some twenty shapes.
+        key = jax.random.key(seed, impl="rbg")
+        params, stats, thresholds = _initial_numbers(config, key)
         return cls(config, training, evaluation, stats, thresholds), params, stats
 
     def apply_training(self, params: Tree, stats: Tree, images: Array) -> tuple[Array, Tree]:
@@ -172,6 +174,14 @@ class Network:
             return leaf == "weight" and ".".join(layer) in names
 
         return jax.tree_util.tree_map_with_path(is_latent, params)
+
+
+@partial(jax.jit, static_argnums=0)  # one program instead of a hundred small ones
+def _initial_numbers(config: UNetConfig, key: Array) -> tuple[Tree, Tree, Tree]:
+    model = UNet(config, rngs=nnx.Rngs(key))
+    states = nnx.state(model, nnx.Param, nnx.BatchStat, Threshold)
+    params, stats, thresholds = map(nnx.to_pure_dict, states)
+    return params, stats, thresholds
 
 
 def clip_latent(params: Tree, latent: Tree) -> Tree:
