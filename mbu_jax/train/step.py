@@ -19,7 +19,19 @@ from mbu_jax.train.optimizer import ema_update
 from mbu_jax.train.state import Network, TrainState, Tree, clip_latent
 
 type Metrics = dict[str, Array]
-type Teacher = Callable[[Array], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A trained network whose predictions another one learns.
+
+    Attributes:
+      network: the structure.
+      weights: parameters, BatchNorm statistics and thresholds, on every device of the mesh.
+    """
+
+    network: Network
+    weights: tuple[Tree, Tree, Tree]
 
 
 def data_mesh() -> Mesh:
@@ -92,17 +104,19 @@ def make_train_step(
       mesh: from `data_mesh`.
       clip: whether to clip latent weights to [-1, 1] after the update.
       ema_decay: decay of the moving average; used where the state has one.
-      teacher: function from images to logits whose predictions are distilled, or None.
+      teacher: network whose predictions are distilled, or None.
 
     Returns:
-      Function of (state, {"image", "mask"}) giving the new state and float32 scalars: loss and
-      its parts, grad_norm, and ``sign_flip_rate/<layer>``, the share of quantized weights
-      that changed.
+      Function of (state, {"image", "mask"}) giving the new state and float32 scalars: loss, its
+      parts (bce or ce, dice_loss, distillation), dice (the predictions' mean score), grad_norm,
+      and ``sign_flip_rate/<layer>``, the share of quantized weights that changed.
       The state given is donated: do not use it again.
     """
     replicated, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
 
-    def objective(params: Tree, stats: Tree, batch: dict[str, Array]) -> tuple[Array, Any]:
+    def objective(
+        params: Tree, stats: Tree, batch: dict[str, Array], taught: Array | None
+    ) -> tuple[Array, Any]:
         logits, stats = network.apply_training(params, stats, batch["image"])
         total, parts = segmentation_loss(
             logits,
@@ -110,15 +124,21 @@ def make_train_step(
             cross_entropy_weight=loss.cross_entropy_weight,
             dice_weight=loss.dice_weight,
         )
-        if teacher is not None:
-            target = teacher(batch["image"])
-            parts["distillation"] = distillation_loss(logits, target, loss.temperature)
+        parts["dice_loss"] = parts.pop("dice")
+        if taught is not None:
+            parts["distillation"] = distillation_loss(logits, taught, loss.temperature)
             total += loss.teacher_weight * parts["distillation"]
         return total, (stats, {"loss": total} | parts | _batch_dice(logits, batch["mask"]))
 
-    def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
+    def step(
+        state: TrainState, batch: dict[str, Array], teacher_weights: tuple[Tree, ...]
+    ) -> tuple[TrainState, Metrics]:
+        taught = None
+        if teacher is not None:
+            params, stats, thresholds = teacher_weights
+            taught = teacher.network.apply_evaluation(params, stats, thresholds, batch["image"])
         gradient = jax.grad(objective, has_aux=True)
-        grads, (stats, metrics) = gradient(state.params, state.stats, batch)
+        grads, (stats, metrics) = gradient(state.params, state.stats, batch, taught)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = cast(Tree, optax.apply_updates(state.params, updates))
         if clip:
@@ -141,12 +161,15 @@ def make_train_step(
         )
         return new, metrics
 
-    return jax.jit(
+    update = jax.jit(
         step,
-        in_shardings=(replicated, split),
+        in_shardings=(replicated, split, replicated),
         out_shardings=(replicated, replicated),
         donate_argnums=0,
     )
+    # An argument, since a constant would be compiled in and cannot span several processes.
+    weights = () if teacher is None else teacher.weights
+    return lambda state, batch: update(state, batch, weights)
 
 
 def _batch_dice(logits: Array, mask: Array) -> Metrics:
