@@ -1,11 +1,16 @@
 """Checkpoints of a run: the best one and the last few, written whole or not at all (Orbax)."""
 
+import contextlib
 import os
+import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 import jax
 import orbax.checkpoint.experimental.v1 as ocp
+from absl import logging
 
 from mbu_jax.errors import InputError
 from mbu_jax.train.rundir import RunDirectory, read_config
@@ -28,8 +33,13 @@ class Checkpoints:
       keep_last: how many of the latest to keep, besides the best by validation Dice.
 
     Example:
+      >>> params = {"w": jax.numpy.ones(3)}
+      >>> state = TrainState(jax.numpy.int32(7), params, stats={}, opt_state=(), ema=None)
       >>> with Checkpoints("runs/a/checkpoints", keep_last=2) as checkpoints:
-      ...     checkpoints.save(state, position={"next_batch": 10}, dice=0.8)
+      ...     checkpoints.save(state, position={"next_batch": 7}, dice=0.8)
+      ...     loaded, position = checkpoints.load(checkpoints.last, like=state)
+      >>> loaded.params["w"].tolist(), position
+      ([1.0, 1.0, 1.0], {'next_batch': 7})
     """
 
     def __init__(self, folder: str | os.PathLike[str], keep_last: int = 2) -> None:
@@ -38,10 +48,11 @@ class Checkpoints:
             n=1,
             keep_checkpoints_without_metrics=False,
         )
+        self._folder = Path(folder).absolute()
         # Orbax's own annotations of policies and states do not admit what its guides pass.
         keep: Any = _policies.AnyPreservationPolicy([_policies.LatestN(keep_last), best])
         self._checkpointer = ocp.training.Checkpointer(
-            str(Path(folder).absolute()),
+            str(self._folder),
             preservation_policy=keep,
             cleanup_tmp_directories=True,
         )
@@ -61,7 +72,7 @@ class Checkpoints:
         return max(scored, key=lambda c: cast(dict[str, float], c.metrics)["dice"]).step
 
     def save(self, state: TrainState, position: dict[str, Any], dice: float | None = None) -> None:
-        """Write a checkpoint and let go of those no longer kept.
+        """Write a checkpoint, then remove those no longer kept.
 
         Args:
           state: what to save.
@@ -69,15 +80,29 @@ class Checkpoints:
           dice: validation Dice of this state, if it was evaluated.
 
         Raises:
-          OSError: if it cannot be written; earlier checkpoints are untouched.
+          InputError: if it cannot be written, for instance on a full disk; earlier checkpoints
+            are untouched.
         """
-        self._checkpointer.save(
-            int(state.step),
-            cast(Any, state),
-            force=True,
-            metrics=None if dice is None else {"dice": dice},
-            custom_metadata=position,
-        )
+        step = int(state.step)
+        try:
+            with _quiet():
+                self._checkpointer.save(
+                    step,
+                    cast(Any, state),
+                    force=True,
+                    metrics=None if dice is None else {"dice": dice},
+                    custom_metadata=position,
+                )
+        except (OSError, ValueError) as error:
+            reason = _of_the_system(error)
+            if reason is None:
+                raise
+            for unfinished in self._folder.glob(f"{step}.*tmp*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            raise InputError(
+                f"checkpoint {self._folder / str(step)} cannot be written ({reason}); mend that "
+                "and run the same command again: the earlier checkpoints are intact"
+            ) from error
 
     def load(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Read a checkpoint back.
@@ -95,9 +120,10 @@ class Checkpoints:
         wanted = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
-        state = self._read(step, wanted)
-        position = self._checkpointer.metadata(step).custom_metadata
-        return state, dict(cast(dict[str, Any], position or {}))
+        position = self._metadata(step).custom_metadata
+        if not position:
+            raise self._unreadable(step, "it does not tell where the data stands")
+        return self._read(step, wanted), dict(cast(dict[str, Any], position))
 
     def load_weights(self, step: int, params: Tree, stats: Tree) -> tuple[Tree, Tree]:
         """Read only the weights to evaluate: the moving average where there is one.
@@ -113,13 +139,11 @@ class Checkpoints:
         Raises:
           InputError: if the checkpoint is damaged or of another network.
         """
-        saved = self._saved(step)
+        saved: Any = self._metadata(step).metadata
         if not isinstance(saved, dict) or not {"params", "stats", "opt_state"} <= saved.keys():
             raise self._unreadable(step, "it is not a training state")
         for name, ours in (("params", params), ("stats", stats)):
-            if jax.tree.map(lambda x: x.shape, saved[name]) != jax.tree.map(
-                lambda x: x.shape, ours
-            ):
+            if _shapes(saved[name]) != _shapes(ours):
                 raise self._unreadable(step, "it belongs to another network")
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         wanted = jax.tree.map(
@@ -130,10 +154,9 @@ class Checkpoints:
         averaged = restored.get("ema")
         return (restored["params"] if averaged is None else averaged), restored["stats"]
 
-    def _saved(self, step: int) -> Any:
-        """Shapes and dtypes of what a checkpoint holds."""
+    def _metadata(self, step: int) -> Any:
         try:
-            return self._checkpointer.metadata(step).metadata
+            return self._checkpointer.metadata(step)
         except _READ_ERRORS as error:
             raise self._unreadable(step, error) from error
 
@@ -154,8 +177,29 @@ class Checkpoints:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._checkpointer.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Closing after a failure fails again, in the same way but less clearly.
+        with contextlib.nullcontext() if kind is None else contextlib.suppress(Exception), _quiet():
+            self._checkpointer.close()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the tracebacks that Orbax logs from the terminal; its errors still raise."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _of_the_system(error: OSError | ValueError) -> str | None:
+    """What the operating system said; TensorStore, below Orbax, tells it only in the text."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    said = re.search(r": ([^:]+) \[os_error_code='\d+'\]", str(error))
+    return said and said[1]
 
 
 def _shapes(tree: Any) -> Any:
@@ -179,8 +223,16 @@ def load_run(
       InputError: if there is no run, or no readable checkpoint in it.
 
     Example:
-      >>> network, params, stats, step = load_run("runs/nuclei-mbu")
-      >>> model = network.model(params, stats)
+      >>> network, params, stats = Network.create(UNetConfig(width=4), seed=0)
+      >>> run = RunDirectory("runs/tiny")
+      >>> run.create_or_resume({"unet": network.config.to_dict()})
+      False
+      >>> state = TrainState(jax.numpy.int32(5), params, stats, opt_state=(), ema=None)
+      >>> with Checkpoints(run.checkpoints) as checkpoints:
+      ...     checkpoints.save(state, position={"next_batch": 5}, dice=0.8)
+      >>> network, params, stats, step = load_run("runs/tiny")
+      >>> step, network.model(params, stats).config.width
+      (5, 4)
     """
     run = RunDirectory(workdir)
     config = read_config(run.path)
