@@ -151,6 +151,9 @@ class TrainConfig:
     workdir: Path | None = None
     """Run directory; by default runs/DATASET-NETWORK. An interrupted run there is resumed."""
 
+    train_images: int | None = None
+    """Use only this many training images, the first ones; by default all."""
+
     epochs: int = 30
     """Passes over the training images."""
 
@@ -205,6 +208,8 @@ class TrainConfig:
         for name in ("checkpoint_steps", "recalibrate", "samples", "seed"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}; give a number of at least 0")
+        if self.train_images is not None and self.train_images < 1:
+            raise InputError(f"train_images is {self.train_images}; give a number of at least 1")
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay is {self.ema_decay}; give a number in [0, 1)")
         if self.ema_decay and not self.recalibrate:
