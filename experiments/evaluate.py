@@ -72,7 +72,10 @@ def main() -> None:
             f"batch_size is {options.batch_size}; give a multiple of the {mesh.size} devices"
         )
     batches = tqdm(
-        eval_batches(images, batch_size=options.batch_size), desc="evaluating", unit="batch"
+        eval_batches(images, batch_size=options.batch_size),
+        desc="evaluating",
+        unit="batch",
+        disable=None,  # where standard error is no terminal
     )
     scores = Evaluator(network, mesh).scores(params, stats, batches)
 

@@ -1,9 +1,10 @@
 """The training run: epochs of updates, evaluations, checkpoints and what is left at the end."""
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,11 +14,12 @@ import numpy as np
 from tqdm import tqdm
 
 from mbu_jax.data import eval_batches, open_source, train_batches
-from mbu_jax.data.pipeline import PreparedImages, epoch_length
+from mbu_jax.data.pipeline import PreparedImages, TrainIterator, epoch_length
 from mbu_jax.errors import InputError
 from mbu_jax.train.checkpoints import Checkpoints, load_run
+from mbu_jax.train.cluster import failing_together, gather_ids
 from mbu_jax.train.config import RESUMABLE, TrainConfig
-from mbu_jax.train.evaluation import Evaluator, recalibrated_stats
+from mbu_jax.train.evaluation import Evaluator
 from mbu_jax.train.layer_statistics import layer_statistics
 from mbu_jax.train.meter import EpochMeter
 from mbu_jax.train.metrics import SegmentationScores
@@ -28,8 +30,11 @@ from mbu_jax.train.report import write_report
 from mbu_jax.train.rundir import RunDirectory
 from mbu_jax.train.state import Network, TrainState, Tree
 from mbu_jax.train.step import Teacher, data_mesh, make_train_step, replicate, shard_batch
+from mbu_jax.train.subset import FirstImages
 
 _SCORES = ("dice", "iou", "f1", "precision", "recall", "pooled_iou")
+
+type _Update = tuple[int, dict[str, jax.Array], np.ndarray]
 
 
 class TrainingDiverged(InputError):
@@ -40,41 +45,56 @@ class Trainer:
     """One training run, from an empty directory or from where it was interrupted.
 
     Args:
-      config: all options; ``workdir`` must be set.
+      config: all options.
+
+    Attributes:
+      run: the run's directory.
+      leads: whether this process is the one that writes there.
+      total_steps: updates from beginning to end.
+      step: updates done.
+      state: what they have led to.
 
     Raises:
       InputError: for data, options or a directory that cannot be used.
 
     Example:
+      >>> from mbu_jax.train.config import PRESETS
       >>> config = dataclasses.replace(PRESETS["quick"], workdir=Path("runs/quick"))
-      >>> Trainer(config).fit()["dice"]
-      0.93
+      >>> trainer = Trainer(config)  # then trainer.fit() returns the scores
+      >>> trainer.total_steps
+      384
     """
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.leads = jax.process_index() == 0
         self.mesh = data_mesh()
-        devices = self.mesh.size
-        for name in ("batch_size", "eval_batch_size"):
-            if getattr(config, name) % devices:
-                raise InputError(
-                    f"{name} is {getattr(config, name)}; give a multiple of the {devices} devices"
-                )
-        self.train_images, self.validation_images = (
-            PreparedImages(self._open(split), config.data.image_size, config.data.cache_gib)
-            for split in ("train", "validation")
-        )
-        self.network, params, stats = Network.create(config.model.build(), config.seed)
-        self.total_steps = self._epoch_end(config.epochs)
-        self.learning_rate = learning_rate_schedule(config.optimizer, self.total_steps)
+        with failing_together("data"):
+            self._check_batch_sizes()
+            self._train_images = self._open("train")
+            self._validation_images = self._open("validation")
+            self.network, params, stats = Network.create(config.model.build(), config.seed)
+            self.total_steps = self._epoch_end(config.epochs)
+            self._learning_rate = learning_rate_schedule(config.optimizer, self.total_steps)
+        teacher = self._load_teacher()
+        with failing_together("workdir"):
+            self.run = self._claim_directory()
         optimizer = make_optimizer(
             config.optimizer,
             self.total_steps,
             latent_mask=lambda params: self.network.latent_mask(cast(Tree, params)),
         )
-        teacher = self._teacher()
-        self.run = self._claim_directory()
+        self._update = make_train_step(
+            self.network,
+            optimizer,
+            config.loss,
+            self.mesh,
+            clip=config.clip_latent,
+            ema_decay=config.ema_decay,
+            teacher=teacher,
+        )
+        self._evaluator = Evaluator(self.network, self.mesh)
+        self.step = 0
         self.state = replicate(
             TrainState(
                 step=jnp.int32(0),
@@ -85,16 +105,8 @@ class Trainer:
             ),
             self.mesh,
         )
-        self.update = make_train_step(
-            self.network,
-            optimizer,
-            config.loss,
-            self.mesh,
-            clip=config.clip_latent,
-            ema_decay=config.ema_decay,
-            teacher=teacher,
-        )
-        self.evaluator = Evaluator(self.network, self.mesh)
+        self._batches = self._train_batches(config.seed)
+        self._meter = EpochMeter()
 
     def fit(self) -> dict[str, Any]:
         """Train to the end, resuming if there is something to resume.
@@ -103,121 +115,113 @@ class Trainer:
           The validation scores of the best checkpoint, as written to ``eval.json``.
 
         Raises:
-          TrainingDiverged: if the loss stops being finite; the message has step and image ids.
-          OSError: if something cannot be written; earlier checkpoints are untouched.
+          TrainingDiverged: if the loss stops being finite; the message has update and image ids.
+          InputError: if a checkpoint cannot be read or written; earlier ones are untouched.
         """
-        config = self.config
-        batches = self._train_batches(config.seed)
-        progress = EpochMeter()
-        with Checkpoints(self.run.checkpoints, config.keep_checkpoints) as checkpoints:
-            if checkpoints.last is not None:
-                self.state, position = checkpoints.load(checkpoints.last, self.state)
-                batches.set_state(position["batches"])
-                progress = EpochMeter.from_json(position["progress"])
-                self._say(f"resuming {self.run.path} at step {int(self.state.step)}")
-            recorder = Recorder(self.run.path, config.tensorboard) if self.leads else None
-            try:
-                if recorder is not None:
-                    recorder.truncate_after(int(self.state.step))
-                for epoch in range(1, config.epochs + 1):
-                    if int(self.state.step) < self._epoch_end(epoch):
-                        self._epoch(epoch, batches, progress, recorder, checkpoints)
-                        progress = EpochMeter()
-            finally:
-                batches.close()
-                if recorder is not None:
-                    recorder.close()
-        return self._finish()
+        epochs = self.config.epochs
+        with (
+            contextlib.closing(self._batches),
+            Checkpoints(self.run.checkpoints, self.config.keep_checkpoints) as checkpoints,
+        ):
+            self._resume(checkpoints)
+            with self._recorder() as recorder:
+                for epoch in range(1, epochs + 1):
+                    if self.step < self._epoch_end(epoch):
+                        speed = self._train(epoch, checkpoints)
+                        evaluate = epoch % self.config.eval_every == 0 or epoch == epochs
+                        scores = self._validate() if evaluate else None
+                        self._record(recorder, epoch, speed, scores)
+                        self._meter = EpochMeter()
+                        self._save(checkpoints, None if scores is None else scores["dice"])
+        return self._report()
 
-    def _epoch(
-        self,
-        epoch: int,
-        batches: Any,
-        progress: EpochMeter,
-        recorder: Recorder | None,
-        checkpoints: Checkpoints,
-    ) -> None:
-        config = self.config
-        end = self._epoch_end(epoch)
-        step = int(self.state.step)
+    def _resume(self, checkpoints: Checkpoints) -> None:
+        if checkpoints.last is None:
+            return
+        self.state, position = checkpoints.load(checkpoints.last, self.state)
+        self.step = int(self.state.step)
+        self._batches.set_state(position["batches"])
+        self._meter = EpochMeter.from_json(position["progress"])
+        self._say(f"resuming {self.run.path} at update {self.step} of {self.total_steps}")
+
+    def _train(self, epoch: int, checkpoints: Checkpoints) -> float:
+        """Make the updates that are left of an epoch; return the images per second."""
+        first, start = self.step, time.perf_counter()
+        begin, end = self._epoch_end(epoch - 1), self._epoch_end(epoch)
+        size, every = self.config.batch_size, self.config.checkpoint_steps
         bar = tqdm(
-            total=(end - self._epoch_end(epoch - 1)) * config.batch_size,
-            initial=(step - self._epoch_end(epoch - 1)) * config.batch_size,
-            desc=f"epoch {epoch}/{config.epochs}",
+            desc=f"epoch {epoch}/{self.config.epochs}",
+            initial=(self.step - begin) * size,
+            total=(end - begin) * size,
             unit="img",
             mininterval=1.0,
             leave=False,
-            disable=not self.leads,
+            disable=self._no_bar,
         )
-        start = time.perf_counter()
-        pending: tuple[int, dict[str, jax.Array], np.ndarray] | None = None
         with bar:
-            while step < end:
-                batch = next(batches)
-                self.state, metrics = self.update(self.state, shard_batch(batch, self.mesh))
-                # The last update is read while the next one runs, so that devices never wait.
-                if pending is not None:
-                    self._account(*pending, progress, bar)
-                step += 1
-                pending = (step, metrics, batch["id"])
-                save_now = config.checkpoint_steps and step % config.checkpoint_steps == 0
-                if save_now and step < end:
-                    self._account(*pending, progress, bar)
-                    pending = None
-                    checkpoints.save(self.state, self._position(batches, progress))
-            if pending is not None:
-                self._account(*pending, progress, bar)
-        seconds = time.perf_counter() - start
+            unread: _Update | None = None
+            while self.step < end:
+                batch = next(self._batches)
+                self.state, metrics = self._update(self.state, shard_batch(batch, self.mesh))
+                self.step += 1
+                # The update before is read while this one runs, so that devices never wait.
+                self._read(unread, bar)
+                unread = self.step, metrics, batch["id"]
+                if every and self.step % every == 0 and self.step < end:
+                    self._read(unread, bar)
+                    unread = None
+                    self._save(checkpoints)
+            self._read(unread, bar)
+        return (end - first) * size / (time.perf_counter() - start)
 
-        values = progress.means()
-        flips = {name: values.pop(name) for name in list(values) if "/" in name}
-        values |= {
-            "learning_rate": float(self.learning_rate(step - 1)),
-            "images_per_second": progress.updates * config.batch_size / seconds,
-        }
-        line = (
-            f"epoch {epoch}/{config.epochs}  loss {values['loss']:.4f}  Dice {values['dice']:.4f}"
-        )
-        result = None
-        if epoch % config.eval_every == 0 or epoch == config.epochs:
-            self._recalibrate()
-            result = self._validate().result()
-            line += "  validation " + "  ".join(
-                f"{label} {result[name]:.4f}"
-                for label, name in (("Dice", "dice"), ("IoU", "iou"), ("F1", "f1"))
-            )
-        if recorder is not None:
-            layers = layer_statistics(self.network, jax.device_get(self.state.params))
-            recorder.write(step, epoch, "train", values)
-            recorder.write(step, epoch, "layers", layers | flips)
-            if result is not None:
-                scores = {name: result[name] for name in _SCORES}
-                recorder.write(step, epoch, "validation", scores)
-            plot_curves(self.run.metrics, self.run.curves)
-        dice = None if result is None else result["dice"]
-        checkpoints.save(self.state, self._position(batches, EpochMeter()), dice)
-        self._say(f"{line}  ({seconds:.0f} s)")
-
-    def _account(
-        self,
-        step: int,
-        metrics: dict[str, jax.Array],
-        ids: np.ndarray,
-        progress: EpochMeter,
-        bar: tqdm,
-    ) -> None:
+    def _read(self, update: _Update | None, bar: tqdm) -> None:
         """Take an update's figures into the means, or stop the run if they are not finite."""
+        if update is None:
+            return
+        step, metrics, ids = update
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not all(math.isfinite(value) for value in values.values()):
+        if not all(map(math.isfinite, values.values())):
             raise TrainingDiverged(
-                f"the loss or gradient of update {step} is not finite (images {', '.join(ids)}); "
-                "lower --learning-rate, or look at those images; the last checkpoint is intact"
+                f"the loss or gradient of update {step} is not finite (images "
+                f"{', '.join(gather_ids(ids))}); lower --learning-rate, or look at those images; "
+                "the last checkpoint is intact"
             )
-        progress.add(values)
+        self._meter.add(values)
         bar.update(self.config.batch_size)
         bar.set_postfix(loss=f"{values['loss']:.3f}", dice=f"{values['dice']:.3f}", refresh=False)
 
-    def _finish(self) -> dict[str, Any]:
+    def _validate(self) -> dict[str, Any]:
+        """Score the weights on the validation images, their statistics recalibrated if asked."""
+        params = self.state.params if self.state.ema is None else self.state.ema
+        if self.config.recalibrate:
+            with contextlib.closing(self._train_batches(self.config.seed + 1)) as batches:
+                stats = self._evaluator.recalibrated_stats(params, batches, self.config.recalibrate)
+            self.state = dataclasses.replace(self.state, stats=stats)
+        return self._scores(params, self.state.stats).result()
+
+    def _record(
+        self, recorder: Recorder | None, epoch: int, speed: float, scores: dict[str, Any] | None
+    ) -> None:
+        """Log an epoch: a line to read, the numbers, the curves."""
+        values = self._meter.means()
+        line = f"epoch {epoch}/{self.config.epochs}  loss {values['loss']:.4f}"
+        line += f"  Dice {values['dice']:.4f}"
+        if scores is not None:
+            line += "  validation Dice {dice:.4f}  IoU {iou:.4f}  F1 {f1:.4f}".format(**scores)
+        self._say(f"{line}  ({speed:.0f} images/s)")
+        if recorder is None:
+            return
+        layers = layer_statistics(self.network, jax.device_get(self.state.params))
+        layers |= {name: values.pop(name) for name in list(values) if "/" in name}
+        values["images_per_second"] = speed
+        values["learning_rate"] = float(self._learning_rate(self.step - 1))
+        recorder.write(self.step, epoch, "train", values)
+        recorder.write(self.step, epoch, "layers", layers)
+        if scores is not None:
+            recorder.write(self.step, epoch, "validation", {k: scores[k] for k in _SCORES})
+        plot_curves(self.run.metrics, self.run.curves)
+
+    def _report(self) -> dict[str, Any]:
         """Score the best checkpoint, write eval.json and the pictures."""
         network, params, stats, step = load_run(self.run.path, "best")
         scores = self._scores(params, stats)
@@ -226,7 +230,7 @@ class Trainer:
                 self.run.evaluation,
                 self.run.samples,
                 scores,
-                self.validation_images,
+                self._validation_images,
                 network.model(params, stats),
                 self.config.samples,
                 step=step,
@@ -234,39 +238,19 @@ class Trainer:
             )
         return scores.result()
 
-    def _recalibrate(self) -> None:
-        count = self.config.recalibrate
-        if not count:
-            return
-        batches = self._train_batches(self.config.seed + 1)
-        params = self.state.params if self.state.ema is None else self.state.ema
-        stats = recalibrated_stats(self.network, params, batches, count, self.mesh)
-        batches.close()
-        self.state = dataclasses.replace(self.state, stats=replicate(stats, self.mesh))
-
-    def _validate(self) -> SegmentationScores:
-        params = self.state.params if self.state.ema is None else self.state.ema
-        return self._scores(params, self.state.stats)
-
-    def _scores(self, params: Any, stats: Any) -> SegmentationScores:
-        batches: Iterator[dict[str, np.ndarray]] = eval_batches(
-            self.validation_images,
+    def _scores(self, params: Tree, stats: Tree) -> SegmentationScores:
+        batches: Iterable[dict[str, np.ndarray]] = eval_batches(
+            self._validation_images,
             batch_size=self.config.eval_batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        bar = tqdm(batches, desc="validation", unit="batch", leave=False, disable=not self.leads)
-        return self.evaluator.scores(params, stats, bar)
+        bar = tqdm(batches, desc="validation", unit="batch", leave=False, disable=self._no_bar)
+        return self._evaluator.scores(params, stats, bar)
 
-    def _open(self, split: str) -> Any:
-        config = self.config
-        return open_source(
-            config.dataset, split, data_dir=config.data_dir, prepared_dir=config.prepared_dir
-        )
-
-    def _train_batches(self, seed: int) -> Any:
+    def _train_batches(self, seed: int) -> TrainIterator:
         return train_batches(
-            self.train_images,
+            self._train_images,
             self.config.data,
             batch_size=self.config.batch_size,
             seed=seed,
@@ -274,17 +258,37 @@ class Trainer:
             process_count=jax.process_count(),
         )
 
+    def _save(self, checkpoints: Checkpoints, dice: float | None = None) -> None:
+        position = {"batches": self._batches.get_state(), "progress": self._meter.to_json()}
+        checkpoints.save(self.state, position, dice)
+
     def _epoch_end(self, epoch: int) -> int:
         """Updates after which every image has been seen this many times."""
-        return epoch_length(self.train_images, self.config.batch_size, epoch) if epoch else 0
+        return epoch_length(self._train_images, self.config.batch_size, epoch)
 
-    def _teacher(self) -> Teacher | None:
+    def _check_batch_sizes(self) -> None:
+        for name in ("batch_size", "eval_batch_size"):
+            size = getattr(self.config, name)
+            if size % self.mesh.size:
+                raise InputError(
+                    f"{name} is {size}; give a multiple of the {self.mesh.size} devices"
+                )
+
+    def _open(self, split: str) -> PreparedImages:
+        config = self.config
+        source = open_source(
+            config.dataset, split, data_dir=config.data_dir, prepared_dir=config.prepared_dir
+        )
+        if split == "train" and config.train_images is not None:
+            source = FirstImages(source, config.train_images)
+        return PreparedImages(source, config.data.image_size, config.data.cache_gib)
+
+    def _load_teacher(self) -> Teacher | None:
         if self.config.loss.teacher is None:
             return None
         network, params, stats, _ = load_run(self.config.loss.teacher)
-        thresholds = network.fold(params, stats)
-        params, stats, thresholds = replicate((params, stats, thresholds), self.mesh)
-        return lambda images: network.apply_evaluation(params, stats, thresholds, images)
+        weights = params, stats, network.fold(params, stats)
+        return Teacher(network, replicate(weights, self.mesh))
 
     def _claim_directory(self) -> RunDirectory:
         config = self.config
@@ -298,9 +302,21 @@ class Trainer:
             run.create_or_resume(described, RESUMABLE)
         return run
 
-    def _position(self, batches: Any, progress: EpochMeter) -> dict[str, Any]:
-        return {"batches": batches.get_state(), "progress": progress.to_json()}
+    @contextlib.contextmanager
+    def _recorder(self) -> Iterator[Recorder | None]:
+        """The log, cut back to where the run resumes; on the process that leads."""
+        if not self.leads:
+            yield None
+            return
+        with Recorder(self.run.path, self.config.tensorboard) as recorder:
+            recorder.truncate_after(self.step)
+            yield recorder
+
+    @property
+    def _no_bar(self) -> bool | None:
+        """For tqdm: None hides bars where standard error is no terminal."""
+        return None if self.leads else True
 
     def _say(self, line: str) -> None:
         if self.leads:
-            tqdm.write(line)
+            print(line, flush=True)
