@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self, get_args
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -17,6 +18,7 @@ from mbu_jax.layers import (
     NormActivation,
     Precision,
     QuantizationOptions,
+    Stem,
     Up,
 )
 from mbu_jax.masking import mask_cheapest
@@ -226,7 +228,7 @@ class UNet(nnx.Module):
     Source: MBU-Net, Figures A.1 and A.2.
     """
 
-    stem: DoubleConv
+    stem: Stem
     down_c1: DoubleConv
     down_c2: DoubleConv
     down_c3: DoubleConv
@@ -248,26 +250,16 @@ class UNet(nnx.Module):
         precision = dict(zip(LAYER_NAMES, config.precisions, strict=True))
         for layer in unet_layers(config.width, config.in_channels, config.classes):
             first = layer.convs[0]
-            if layer.name == "head":
-                module = Head(first.in_channels, first.out_channels, dtype=dtype, rngs=rngs)
+            inputs, outputs = first.in_channels, first.out_channels
+            if layer.name == "stem":
+                module = Stem(inputs, outputs, options, dtype=dtype, rngs=rngs)
+            elif layer.name == "head":
+                module = Head(inputs, outputs, dtype=dtype, rngs=rngs)
             elif first.transposed:
-                module = Up(
-                    first.in_channels, precision[layer.name], options, dtype=dtype, rngs=rngs
-                )
+                module = Up(inputs, precision[layer.name], options, dtype=dtype, rngs=rngs)
             else:
-                if layer.name == "stem":
-                    second = "float32" if options.activation_bits == 32 else "masked"
-                    pair: tuple[Precision, Precision] = ("float32", second)
-                else:
-                    pair = (precision[layer.name], precision[layer.name])
-                module = DoubleConv(
-                    first.in_channels,
-                    first.out_channels,
-                    pair,
-                    options,
-                    dtype=dtype,
-                    rngs=rngs,
-                )
+                both = (precision[layer.name],) * 2
+                module = DoubleConv(inputs, outputs, both, options, dtype=dtype, rngs=rngs)
             setattr(self, layer.name, module)
 
     def fold(self) -> None:
@@ -354,7 +346,9 @@ def image_to_float(images: Array) -> Array:
       [1.0]
     """
     if images.dtype == jnp.uint8:
-        return images.astype(jnp.float32) / 255
+        # A table, because compilers multiply by 1/255 and miss NumPy's quotients by a rounding.
+        table = jnp.asarray(np.arange(256, dtype=np.float32) / np.float32(255))
+        return table.at[images].get(mode="promise_in_bounds")
     if jnp.issubdtype(images.dtype, jnp.floating):
         return images.astype(jnp.float32)
     raise InputError(f"images have dtype {images.dtype}; give uint8, or float32 in [0, 1]")

@@ -225,25 +225,32 @@ RESUMABLE = frozenset(
 )
 """Options that may differ when a run is resumed: they do not change what is trained."""
 
-_QUANTIZED_ADAM = OptimizerOptions(
-    optimizer="adam", learning_rate=2e-3, schedule="cosine", warmup_steps=50, clip_norm=1.0
+_QUICK_ADAM = OptimizerOptions(
+    optimizer="adam",
+    learning_rate=5e-3,
+    latent_rate=6.0,
+    schedule="cosine",
+    warmup_steps=50,
+    clip_norm=1.0,
 )
 
 PRESETS: dict[str, TrainConfig] = {
     "quick": TrainConfig(
-        epochs=6,
+        epochs=16,
         batch_size=8,
+        eval_every=4,
         model=ModelOptions(width=16),
-        data=PipelineOptions(augment=AugmentOptions(scale=(1.0, 1.0))),
-        optimizer=_QUANTIZED_ADAM,
+        data=PipelineOptions(crop=(64, 64), augment=AugmentOptions(scale=(1.0, 1.0))),
+        optimizer=_QUICK_ADAM,
     ),
     "small": TrainConfig(
         dataset="nuclei",
-        epochs=12,
+        epochs=40,
         batch_size=8,
+        eval_every=10,
         model=ModelOptions(width=32),
-        data=PipelineOptions(image_size=(256, 256), crop=(128, 128)),
-        optimizer=_QUANTIZED_ADAM,
+        data=PipelineOptions(image_size=(256, 256), crop=(64, 64)),
+        optimizer=_QUICK_ADAM,
     ),
     "paper": TrainConfig(
         dataset="nuclei",
