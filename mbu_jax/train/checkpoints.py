@@ -125,13 +125,12 @@ class Checkpoints:
             raise self._unreadable(step, "it does not tell where the data stands")
         return self._read(step, wanted), dict(cast(dict[str, Any], position))
 
-    def load_weights(self, step: int, params: Tree, stats: Tree) -> tuple[Tree, Tree]:
+    def load_weights(self, step: int, network: Network) -> tuple[Tree, Tree]:
         """Read only the weights to evaluate: the moving average where there is one.
 
         Args:
           step: which checkpoint.
-          params: parameters of the same network, whose shapes are checked.
-          stats: BatchNorm statistics likewise.
+          network: the structure, whose shapes are checked.
 
         Returns:
           Parameters and BatchNorm statistics, on the first local device.
@@ -142,9 +141,9 @@ class Checkpoints:
         saved: Any = self._metadata(step).metadata
         if not isinstance(saved, dict) or not {"params", "stats", "opt_state"} <= saved.keys():
             raise self._unreadable(step, "it is not a training state")
-        for name, ours in (("params", params), ("stats", stats)):
-            if _shapes(saved[name]) != _shapes(ours):
-                raise self._unreadable(step, "it belongs to another network")
+        ours = network.params, network.initial_stats
+        if _shapes((saved["params"], saved["stats"])) != _shapes(ours):
+            raise self._unreadable(step, "it belongs to another network")
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         wanted = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved
@@ -168,6 +167,8 @@ class Checkpoints:
 
     def _unreadable(self, step: int, why: object) -> InputError:
         folder = self._checkpointer.directory / str(step)
+        while isinstance(why, BaseException) and why.__cause__ is not None:
+            why = why.__cause__  # Orbax wraps what happened in what it was about to do
         reason = str(why).partition("\n")[0]
         return InputError(
             f"checkpoint {folder} cannot be read ({reason}); remove that folder to go on from an "
@@ -238,12 +239,12 @@ def load_run(
     config = read_config(run.path)
     if "unet" not in config:
         raise InputError(f"{run.config} has no entry 'unet'; restore it or train again")
-    network, params, stats = Network.create(UNetConfig.from_dict(config["unet"]), seed=0)
+    network = Network.build(UNetConfig.from_dict(config["unet"]))
     if not run.checkpoints.is_dir():
         raise InputError(f"{run.path} holds no checkpoint yet; train it first")
     with Checkpoints(run.checkpoints) as checkpoints:
         step = checkpoints.best if which == "best" else checkpoints.last
         if step is None:
             raise InputError(f"{run.path} holds no checkpoint yet; train it first")
-        params, stats = checkpoints.load_weights(step, params, stats)
+        params, stats = checkpoints.load_weights(step, network)
     return network, params, stats, step

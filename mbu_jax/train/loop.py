@@ -59,10 +59,10 @@ class Trainer:
 
     Example:
       >>> from mbu_jax.train.config import PRESETS
-      >>> config = dataclasses.replace(PRESETS["quick"], workdir=Path("runs/quick"))
+      >>> config = dataclasses.replace(PRESETS["quick"], epochs=3, batch_size=8)
       >>> trainer = Trainer(config)  # then trainer.fit() returns the scores
-      >>> trainer.total_steps
-      384
+      >>> trainer.total_steps, trainer.run.path
+      (192, PosixPath('runs/synthetic-mbu'))
     """
 
     def __init__(self, config: TrainConfig) -> None:

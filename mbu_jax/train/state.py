@@ -47,6 +47,7 @@ class Network:
       config: sizes and precisions.
       training: NNX graph definition in training mode.
       evaluation: the same in evaluation mode.
+      params: shape and dtype of every parameter.
       initial_stats: BatchNorm statistics at the start.
       thresholds: placeholder thresholds; evaluation replaces them.
     """
@@ -54,12 +55,35 @@ class Network:
     config: UNetConfig
     training: nnx.GraphDef[UNet]
     evaluation: nnx.GraphDef[UNet]
+    params: Tree
     initial_stats: Tree
     thresholds: Tree
 
     @classmethod
+    def build(cls, config: UNetConfig) -> "Network":
+        """Lay out a network without drawing weights.
+
+        Args:
+          config: sizes and precisions.
+
+        Returns:
+          The structure.
+
+        Example:
+          >>> Network.build(UNetConfig(width=4)).params["head"]["weight"].shape
+          (4, 1)
+        """
+        model = nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0)))
+        training = nnx.graphdef(model)
+        nnx.Module.eval(model)  # not UNet's own, which folds: there are no numbers yet
+        evaluation = nnx.graphdef(model)
+        params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+        stats, thresholds = _draw(config, jax.random.key(0), (nnx.BatchStat, Threshold))
+        return cls(config, training, evaluation, params, stats, thresholds)
+
+    @classmethod
     def create(cls, config: UNetConfig, seed: int) -> tuple["Network", Tree, Tree]:
-        """Initialize a network.
+        """Lay out a network and initialize it.
 
         Args:
           config: sizes and precisions.
@@ -73,14 +97,10 @@ class Network:
           >>> params["head"]["weight"].shape
           (4, 1)
         """
-        model = nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0)))
-        training = nnx.graphdef(model)
-        nnx.Module.eval(model)  # not UNet's own, which folds: there are no numbers yet
-        evaluation = nnx.graphdef(model)
+        network = cls.build(config)
         # Threefry, the default, takes a second to compile for each of some twenty shapes.
-        key = jax.random.key(seed, impl="rbg")
-        params, stats, thresholds = _initial_numbers(config, key)
-        return cls(config, training, evaluation, stats, thresholds), params, stats
+        (params,) = _draw(config, jax.random.key(seed, impl="rbg"), (nnx.Param,))
+        return network, params, network.initial_stats
 
     def apply_training(self, params: Tree, stats: Tree, images: Array) -> tuple[Array, Tree]:
         """Run in training mode: normalize by batch statistics.
@@ -176,12 +196,11 @@ class Network:
         return jax.tree_util.tree_map_with_path(is_latent, params)
 
 
-@partial(jax.jit, static_argnums=0)  # one program instead of a hundred small ones
-def _initial_numbers(config: UNetConfig, key: Array) -> tuple[Tree, Tree, Tree]:
+@partial(jax.jit, static_argnums=(0, 2))  # one program instead of a hundred small ones
+def _draw(config: UNetConfig, key: Array, kinds: tuple[type[nnx.Variable], ...]) -> list[Tree]:
+    """Initial numbers of these kinds of variables; XLA leaves out the drawing of the others."""
     model = UNet(config, rngs=nnx.Rngs(key))
-    states = nnx.state(model, nnx.Param, nnx.BatchStat, Threshold)
-    params, stats, thresholds = map(nnx.to_pure_dict, states)
-    return params, stats, thresholds
+    return [nnx.to_pure_dict(nnx.state(model, kind)) for kind in kinds]
 
 
 def clip_latent(params: Tree, latent: Tree) -> Tree:
