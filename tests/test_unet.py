@@ -22,7 +22,7 @@ from mbu_jax.errors import InputError
 from mbu_jax.layers import LatentWeight, NormActivation, QuantizationOptions
 from mbu_jax.unet import UNet, UNetConfig, image_to_float
 from tests.oracles import batch_norm, convolution, levels
-from tests.oracles.network import EPSILON, UNetOracle, padded_to_16
+from tests.oracles.network import EPSILON, UNetOracle
 
 # Each of the seven precisions on some pair of 3x3 convolutions and on some transposed one.
 ONE_MIX = ("int8", "int4", "int2", "pow2", "masked", "binary", "int8", "float32", "float32",
@@ -63,10 +63,35 @@ def dyadic(values: NDArray) -> Array:
     return jnp.asarray(np.rint(64 * values) / 64, jnp.float32)
 
 
+def plain_model(config: UNetConfig, seed: int = 0) -> UNet:
+    """A network with random weights and fresh BatchNorms, drawn by NumPy: nothing is compiled."""
+    rng = np.random.default_rng(seed)
+    structure, state = nnx.split(nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0))))
+    state = jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), state)
+    model = nnx.merge(structure, state)
+    for path, variable in nnx.iter_graph(model):
+        if not isinstance(variable, nnx.Variable):
+            continue
+        shape = variable[...].shape
+        if isinstance(variable, LatentWeight):
+            ties = rng.choice(np.array([-1, -0.5, 0, 0.375, 0.5, 0.75, 1]), shape)
+            drawn = np.clip(0.4 * rng.normal(size=shape), -1, 1)
+            latent = np.where(rng.random(shape) < 0.1, ties, drawn)
+            variable.set_value(jnp.asarray(latent, jnp.float32))
+        elif path[-1] == "weight":
+            fan_in = math.prod(shape[:-1])
+            variable.set_value(dyadic(rng.normal(size=shape) * math.sqrt(2 / fan_in)))
+        elif path[-1] in ("scale", "var"):
+            variable.set_value(jnp.asarray(np.ones(shape, np.float32)))
+        elif path[-2:] == ("head", "bias"):
+            variable.set_value(dyadic(rng.normal(size=shape)))
+    return model
+
+
 def random_model(config: UNetConfig, seed: int = 0) -> UNet:
     """A network whose BatchNorms flip, silence and saturate some of their channels."""
     rng = np.random.default_rng(seed)
-    model = UNet(config, rngs=nnx.Rngs(seed))
+    model = plain_model(config, seed)
     for _, module in nnx.iter_modules(model):
         if isinstance(module, NormActivation):
             (channels,) = module.norm.mean[...].shape
@@ -83,15 +108,7 @@ def random_model(config: UNetConfig, seed: int = 0) -> UNet:
                 "var": 10 ** rng.uniform(-1, 4, channels),
             }
             for name, value in values.items():
-                getattr(module.norm, name)[...] = jnp.asarray(value, jnp.float32)
-    for _, variable in nnx.iter_graph(model):
-        if isinstance(variable, LatentWeight):
-            ties = rng.choice(np.array([-1, -0.5, 0, 0.375, 0.5, 0.75, 1]), variable[...].shape)
-            latent = np.where(rng.random(ties.shape) < 0.1, ties, np.asarray(variable[...]))
-            variable[...] = jnp.asarray(latent, jnp.float32)
-        elif type(variable) is nnx.Param and variable[...].ndim > 1:
-            variable[...] = dyadic(np.asarray(variable[...]))
-    model.head.bias[...] = dyadic(rng.normal(size=config.classes))
+                getattr(module.norm, name).set_value(jnp.asarray(value, jnp.float32))
     return model
 
 
@@ -132,13 +149,23 @@ def part_by_part(model: UNet, images: Array) -> dict[str, Array]:
 
 
 @nnx.jit
-def run(model: UNet, images: Array, padded: Array) -> tuple[Array, dict[str, Array]]:
+def answer_and_parts(model: UNet, images: Array) -> tuple[Array, dict[str, Array]]:
+    _, height, width, _ = images.shape
+    border = ((0, 0), (0, -height % 16), (0, -width % 16), (0, 0))
+    return model(images), part_by_part(model, jnp.pad(images, border, mode="edge"))
+
+
+# Compiling is the cost of these tests; this takes a third of the time.
+QUICKLY = {"xla_backend_optimization_level": 0}
+
+
+def run(
+    model: UNet, images: NDArray, options: dict[str, Any] | None = None
+) -> tuple[Array, dict[str, NDArray]]:
     """The network's own answer, and what each part gives."""
-    return model(images), part_by_part(model, padded)
-
-
-def run_both(model: UNet, images: NDArray) -> tuple[Array, dict[str, NDArray]]:
-    logits, seen = run(model, jnp.asarray(images), jnp.asarray(padded_to_16(images)))
+    operands = (model, jnp.asarray(images))
+    compiled = answer_and_parts.lower(*operands).compile(compiler_options=options)
+    logits, seen = compiled(*operands)
     return logits, {name: np.asarray(value) for name, value in seen.items()}
 
 
@@ -159,7 +186,7 @@ def test_every_layer_agrees_bit_for_bit(name: str) -> None:
     model = random_model(config)
     model.eval()
     images = random_images(config, *SHAPES[name])
-    logits, seen = run_both(model, images)
+    logits, seen = run(model, images)
     oracle = oracle_of(model)
     expected = oracle(images)
     assert set(oracle.seen) == set(seen) - {"logits"}
@@ -184,7 +211,7 @@ def test_training_normalizes_every_layer_by_its_batch() -> None:
     model = random_model(config, seed=1)
     before = oracle_of(model).params
     images = random_images(config, 2, 16, 32, seed=1)
-    logits, seen = run_both(model, images)
+    logits, seen = run(model, images, QUICKLY)
     np.testing.assert_array_equal(logits, seen["logits"])
     for layer in ("stem", *LAYER_NAMES):
         for part in ("1", "2") if "ct" not in layer else ("",):
@@ -208,7 +235,7 @@ def test_bfloat16_leaves_quantized_accumulators_exact() -> None:
     config = dataclasses.replace(CONFIGS["two bits"], dtype="bfloat16")
     model = random_model(config)
     model.eval()
-    _, seen = run_both(model, random_images(config, 1, 16, 16))
+    _, seen = run(model, random_images(config, 1, 16, 16), QUICKLY)
     oracle = oracle_of(model)
     inputs = {"stem.conv2": seen["stem.norm1"]}
     skips = ["stem", "down_c1", "down_c2", "down_c3", "down_c4"]
@@ -253,7 +280,7 @@ def test_full_precision_network() -> None:
             module.norm.var[...] = 1 + module.norm.var[...] ** 0.25  # keeps the numbers moderate
     model.eval()
     images = random_images(config, 1, 9, 20)
-    logits, seen = run_both(model, images)
+    logits, seen = run(model, images, QUICKLY)
     oracle = oracle_of(model)
     expected = oracle(images)
     for part, value in oracle.seen.items():
@@ -281,11 +308,9 @@ def trained_once(graph_mode: bool) -> tuple[Array, Array, Gradients, dict[str, A
         return jnp.sum(logits * jnp.cos(jnp.arange(logits.size)).reshape(logits.shape)), logits
 
     with nnx.set_graph_mode(graph_mode):
-        model = UNet(config, rngs=nnx.Rngs(3))
+        model = plain_model(config, seed=3)
         step = nnx.jit(nnx.value_and_grad(loss, has_aux=True))
-        # Compiling is the cost, and the optimizer of loops most of it.
-        fast = {"xla_backend_optimization_level": 0}
-        compiled = step.lower(model, images).compile(compiler_options=fast)
+        compiled = step.lower(model, images).compile(compiler_options=QUICKLY)
         (value, logits), gradients = compiled(model, images)
         statistics = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
         return value, logits, nnx.to_pure_dict(nnx.state(gradients, nnx.Param)), statistics
@@ -323,7 +348,8 @@ def test_kinds_of_input_agree() -> None:
     def every_way(model: UNet, pixels: Array, floats: Array) -> list[Array]:
         return [model(pixels), model(floats), model(pixels[0])[None], model(floats[0])[None]]
 
-    outputs = every_way(model, jnp.asarray(pixels), jnp.asarray(floats))
+    operands = (model, jnp.asarray(pixels), jnp.asarray(floats))
+    outputs = every_way.lower(*operands).compile(compiler_options=QUICKLY)(*operands)
     assert np.unique(np.asarray(outputs[0])).size > 1
     for output in outputs:
         np.testing.assert_array_equal(output, outputs[0])
@@ -373,7 +399,7 @@ def test_evaluation_uses_thresholds_of_the_moment() -> None:
 
 @pytest.mark.parametrize("call", ["eval", "fold"])
 def test_evaluation_mode_cannot_be_entered_under_jit(call: str) -> None:
-    model = UNet(UNetConfig(width=4), rngs=nnx.Rngs(0))
+    model = plain_model(UNetConfig(width=4))
     with pytest.raises(InputError, match=r"outside jit; call the model's eval\(\) or fold\(\)"):
         nnx.jit(lambda model: getattr(model, call)())(model)
 
