@@ -86,13 +86,26 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def read(record: Record) -> Example:
         """Decodes one example and checks it.
 
+        Args:
+          record: where the example's files are.
+
+        Returns:
+          the example.
+
         Raises:
           InputError: a file is damaged, or a mask does not fit its image.
         """
 
     @staticmethod
     def split_key(example_id: str) -> str:
-        """The part of an id that decides its split: all of it, unless a dataset has groups."""
+        """The part of an id that decides its split: all of it, unless a dataset has groups.
+
+        Args:
+          example_id: an example's id.
+
+        Returns:
+          what ``split_of`` hashes.
+        """
         return example_id
 
     def _info(self) -> tfds.core.DatasetInfo:

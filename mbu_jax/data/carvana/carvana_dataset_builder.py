@@ -1,6 +1,7 @@
 """Carvana: photographs of cars from 16 sides, at the 959x640 of the paper."""
 
 from pathlib import Path
+from typing import override
 
 from mbu_jax.data.builder import Record, SegmentationBuilder
 from mbu_jax.data.example import Example
@@ -20,6 +21,7 @@ class Builder(SegmentationBuilder):
     """
 
     @classmethod
+    @override
     def find_records(cls, data_dir: Path | None, prepared_dir: Path) -> list[Record]:
         """Pairs photographs with masks; see ``SegmentationBuilder.find_records``."""
         return find_pairs(
@@ -30,11 +32,13 @@ class Builder(SegmentationBuilder):
         )
 
     @staticmethod
+    @override
     def read(record: Record) -> Example:
         """Decodes and scales one pair; see ``SegmentationBuilder.read``."""
         return read_scaled(record, (HEIGHT, WIDTH))
 
     @staticmethod
+    @override
     def split_key(example_id: str) -> str:
         """The car: its 16 views, ``<car>_01`` to ``<car>_16``, stay in one split."""
         return example_id.partition("_")[0]

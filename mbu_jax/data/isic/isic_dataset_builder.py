@@ -1,6 +1,7 @@
 """ISIC 2018 task 1: skin lesions, at the 640x480 of the paper."""
 
 from pathlib import Path
+from typing import override
 
 from mbu_jax.data.builder import Record, SegmentationBuilder
 from mbu_jax.data.example import Example
@@ -21,6 +22,7 @@ class Builder(SegmentationBuilder):
     """
 
     @classmethod
+    @override
     def find_records(cls, data_dir: Path | None, prepared_dir: Path) -> list[Record]:
         """Pairs photographs with masks; see ``SegmentationBuilder.find_records``."""
         return find_pairs(
@@ -38,6 +40,7 @@ class Builder(SegmentationBuilder):
         )
 
     @staticmethod
+    @override
     def read(record: Record) -> Example:
         """Decodes and scales one pair; see ``SegmentationBuilder.read``."""
         return read_scaled(record, (HEIGHT, WIDTH))

@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import override
 
 import numpy as np
 
@@ -33,6 +34,7 @@ class Builder(SegmentationBuilder):
     HAS_INSTANCES = True
 
     @classmethod
+    @override
     def find_records(cls, data_dir: Path | None, prepared_dir: Path) -> list[Record]:
         """Lists the images with their nuclei; see ``SegmentationBuilder.find_records``."""
         if data_dir is not None:
@@ -43,6 +45,7 @@ class Builder(SegmentationBuilder):
         return _records(list_zip(archive), str(archive))
 
     @staticmethod
+    @override
     def read(record: Record) -> Example:
         """Decodes an image and numbers its nuclei; see ``SegmentationBuilder.read``."""
         image = read_image(record.image.read(), record.image.label)
