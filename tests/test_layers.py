@@ -21,6 +21,7 @@ from mbu_jax.layers import (
     NormActivation,
     Precision,
     QuantizationOptions,
+    Stem,
     Threshold,
     Up,
     UpConv2x2,
@@ -310,6 +311,28 @@ def test_norms_know_whether_accumulators_are_integers() -> None:
     assert (block.norm1.integer, block.norm2.integer) == (False, True)
     assert Up(1, "int8", options, rngs=nnx.Rngs(0)).norm.integer
     assert not Up(1, "float32", options, rngs=nnx.Rngs(0)).norm.integer
+
+
+@pytest.mark.parametrize("bits", [1, 2])
+def test_stem_starts_with_contrast_and_brightness(bits: int) -> None:
+    stem = Stem(2, 7, QuantizationOptions(activation_bits=bits), rngs=nnx.Rngs(0))
+    assert (stem.conv1.precision, stem.conv2.precision) == ("float32", "masked")
+    sums = np.asarray(stem.conv1.weight[...], np.float64).sum(axis=(0, 1))
+    np.testing.assert_allclose(sums[:, :3], 0, atol=1e-6)
+    assert (np.abs(sums[:, 3:]) > 1e-3).all()
+    assert stem.norm1.norm.bias is not None
+    bias = bits * np.array([0, 0, 0, -1.5, -0.5, 0.5, 1.5])
+    np.testing.assert_allclose(stem.norm1.norm.bias[...], bias, rtol=1e-6)
+
+
+def test_stem_of_the_full_precision_network_is_plain() -> None:
+    options = QuantizationOptions(activation_bits=32)
+    stem = Stem(2, 4, options, rngs=nnx.Rngs(0))
+    assert (stem.conv1.precision, stem.conv2.precision) == ("float32", "float32")
+    plain = DoubleConv(2, 4, ("float32", "float32"), options, rngs=nnx.Rngs(0))
+    pairs = zip(jax.tree.leaves(nnx.state(stem)), jax.tree.leaves(nnx.state(plain)), strict=True)
+    for ours, theirs in pairs:
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_head_is_a_matrix_product_with_a_bias() -> None:
