@@ -15,8 +15,7 @@ def test_report_keeps_raw_samples_and_states_ratios_of_them(tmp_path):
     out = tmp_path / "training.json"
     arguments = "--networks full_precision binary:2 --width 4 --size 16 --batch-size 2 --rounds 3"
     run = subprocess.run(
-        [sys.executable, "-m", "experiments.benchmark_training", *arguments.split()]
-        + ["--out", str(out)],
+        [sys.executable, "-m", "experiments.benchmark_training", *arguments.split(), "--out", out],
         capture_output=True,
         text=True,
         check=True,
