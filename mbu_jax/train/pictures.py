@@ -176,7 +176,15 @@ def plot_curves(metrics: str | os.PathLike[str], out: str | os.PathLike[str]) ->
                 _draw_layers(axis, records, plot, layers)
         if plots is by_layer:
             handles, labels = axes[0].get_legend_handles_labels()
-            strip.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
+            size, spacing = (9, 0.5) if len(labels) <= 16 else (7, 0.25)
+            strip.legend(
+                handles,
+                labels,
+                loc="outside right center",
+                frameon=False,
+                fontsize=size,
+                labelspacing=spacing,
+            )
     picture = io.BytesIO()
     canvas.print_png(picture)
     write_bytes_atomic(out, picture.getvalue())
