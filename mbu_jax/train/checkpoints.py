@@ -4,6 +4,8 @@ import contextlib
 import os
 import re
 import shutil
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -31,6 +33,7 @@ class Checkpoints:
     Args:
       folder: where they are kept; made if missing.
       keep_last: how many of the latest to keep, besides the best by validation Dice.
+      read_only: leave the folder as it is: a run may be at work there.
 
     Example:
       >>> params = {"w": jax.numpy.ones(3)}
@@ -42,19 +45,22 @@ class Checkpoints:
       ([1.0, 1.0, 1.0], {'next_batch': 7})
     """
 
-    def __init__(self, folder: str | os.PathLike[str], keep_last: int = 2) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], keep_last: int = 2, *, read_only: bool = False
+    ) -> None:
         best = _policies.BestN(
             get_metric_fn=lambda metrics: metrics["dice"],
             n=1,
             keep_checkpoints_without_metrics=False,
         )
         self._folder = Path(folder).absolute()
+        self._writes = not read_only and jax.process_index() == 0
+        self._remove_unfinished()
         # Orbax's own annotations of policies and states do not admit what its guides pass.
         keep: Any = _policies.AnyPreservationPolicy([_policies.LatestN(keep_last), best])
         self._checkpointer = ocp.training.Checkpointer(
             str(self._folder),
             preservation_policy=keep,
-            cleanup_tmp_directories=True,
         )
 
     @property
@@ -97,8 +103,6 @@ class Checkpoints:
             reason = _of_the_system(error)
             if reason is None:
                 raise
-            for unfinished in self._folder.glob(f"{step}.*tmp*"):
-                shutil.rmtree(unfinished, ignore_errors=True)
             raise InputError(
                 f"checkpoint {self._folder / str(step)} cannot be written ({reason}); mend that "
                 "and run the same command again: the earlier checkpoints are intact"
@@ -155,13 +159,18 @@ class Checkpoints:
 
     def _metadata(self, step: int) -> Any:
         try:
-            return self._checkpointer.metadata(step)
+            with _quiet():
+                found = self._checkpointer.metadata(step)
+                if found.metadata is None:
+                    raise ValueError("its data is damaged")
+                return found
         except _READ_ERRORS as error:
             raise self._unreadable(step, error) from error
 
     def _read(self, step: int, wanted: Any) -> Any:
         try:
-            return self._checkpointer.load(step, wanted)
+            with _quiet():
+                return self._checkpointer.load(step, wanted)
         except _READ_ERRORS as error:
             raise self._unreadable(step, error) from error
 
@@ -182,17 +191,41 @@ class Checkpoints:
         # Closing after a failure fails again, in the same way but less clearly.
         with contextlib.nullcontext() if kind is None else contextlib.suppress(Exception), _quiet():
             self._checkpointer.close()
+        self._remove_unfinished()
+
+    def _remove_unfinished(self) -> None:
+        # Orbax would do it in the background, at the risk of meeting what is being written.
+        if self._writes:
+            for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the tracebacks that Orbax logs from the terminal; its errors still raise."""
-    verbosity = logging.get_verbosity()
+    """Keep from the terminal what Orbax and TensorStore print besides the error they raise."""
+    verbosity, report = logging.get_verbosity(), sys.unraisablehook
+    last_end = 0.0
+
+    def pass_over_abandoned(event: "sys.UnraisableHookArgs") -> None:
+        nonlocal last_end
+        if "Event loop is closed" in str(event.exc_value):
+            last_end = time.monotonic()
+        else:
+            report(event)
+
     logging.set_verbosity(logging.FATAL)
+    sys.unraisablehook = pass_over_abandoned
     try:
         yield
+    except BaseException:
+        # Where one array fails, TensorStore's work on the others ends a little later.
+        last_end = time.monotonic()
+        while time.monotonic() < last_end + 0.3:
+            time.sleep(0.05)
+        raise
     finally:
         logging.set_verbosity(verbosity)
+        sys.unraisablehook = report
 
 
 def _of_the_system(error: OSError | ValueError) -> str | None:
@@ -242,7 +275,7 @@ def load_run(
     network = Network.build(UNetConfig.from_dict(config["unet"]))
     if not run.checkpoints.is_dir():
         raise InputError(f"{run.path} holds no checkpoint yet; train it first")
-    with Checkpoints(run.checkpoints) as checkpoints:
+    with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
         step = checkpoints.best if which == "best" else checkpoints.last
         if step is None:
             raise InputError(f"{run.path} holds no checkpoint yet; train it first")
