@@ -26,7 +26,7 @@ def write_report(
 
     Args:
       out: the JSON file, a run's ``eval.json``.
-      pictures: folder for the pictures, a run's ``samples``.
+      pictures: folder for the pictures, a run's ``samples``; earlier ones there are replaced.
       scores: of every image.
       images: the data source that was scored, ``[i]`` giving an example.
       model: in evaluation mode.
@@ -51,7 +51,7 @@ def write_report(
     index = {name: i for i, name in enumerate(images.ids)}
     examples = [images[index[name]] for name in chosen]
     segment = nnx.jit(lambda model, image: predict_classes(model(image)[None])[0])
-    write_samples(
+    written = write_samples(
         pictures,
         [example["image"] for example in examples],
         [example["mask"] for example in examples],
@@ -59,4 +59,7 @@ def write_report(
         chosen,
         [dice[name] for name in chosen],
     )
+    for path in pictures.glob("[0-9][0-9]-*.png"):
+        if path not in written:  # of an earlier report, with other scores
+            path.unlink()
     return report
