@@ -1,0 +1,149 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from mbu_jax.architecture import LAYER_NAMES, unet_layers
+from mbu_jax.data.augment import NO_AUGMENTATION
+from mbu_jax.errors import InputError
+from mbu_jax.masking import mask_cheapest
+from mbu_jax.train.config import PRESETS, RESUMABLE, ModelOptions, TrainConfig
+from mbu_jax.train.optimizer import learning_rate_schedule, make_optimizer
+
+TRAIN_IMAGES = {"synthetic": 512, "nuclei": 480}
+
+
+def names(config: object, prefix: str = "") -> set[str]:
+    """Dotted names of all options, and of the groups that they are in."""
+    found = set()
+    for field in dataclasses.fields(config):  # pyrefly: ignore[bad-argument-type]
+        value = getattr(config, field.name)
+        found.add(prefix + field.name)
+        if dataclasses.is_dataclass(value):
+            found |= names(value, f"{prefix}{field.name}.")
+    return found
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_build(name):
+    config = PRESETS[name]
+    unet = config.model.build()
+    assert unet.classes == 1
+    updates = -(-TRAIN_IMAGES[config.dataset] // config.batch_size) * config.epochs
+    make_optimizer(config.optimizer, updates)
+    schedule = learning_rate_schedule(config.optimizer, updates)
+    assert 0 < float(schedule(0)) <= config.optimizer.learning_rate * 1.0001
+
+
+def test_the_default_preset_needs_nothing():
+    name, config = next(iter(PRESETS.items()))
+    assert (name, config.dataset, config.data_dir) == ("quick", "synthetic", None)
+    assert {"quick", "small", "paper"} <= PRESETS.keys()
+    assert PRESETS["small"].dataset == "nuclei"
+
+
+def test_the_paper_preset_is_appendix_a4():
+    config = PRESETS["paper"]
+    assert (config.epochs, config.batch_size) == (30, 2)
+    assert config.data.image_size == (512, 512)
+    assert config.data.crop is None
+    assert config.data.augment == NO_AUGMENTATION
+    assert config.model.width == 64
+    optimizer = config.optimizer
+    assert (optimizer.optimizer, optimizer.learning_rate) == ("adam", 1e-5)
+    assert (optimizer.schedule, optimizer.warmup_steps) == ("constant", 0)
+    assert (optimizer.clip_norm, optimizer.weight_decay) == (1.0, 1e-8)
+    assert (optimizer.momentum, optimizer.latent_rate) == (0.9, 1.0)
+    assert config.ema_decay == 0
+    assert config.clip_latent
+
+
+def test_resumable_options_exist():
+    assert names(TrainConfig()) >= RESUMABLE
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["seed", "epochs", "train_images", "model.width", "optimizer", "data.crop", "loss.teacher"],
+)
+def test_what_changes_the_training_is_not_resumable(option):
+    assert option in names(TrainConfig())
+    parts = option.split(".")
+    assert not {".".join(parts[: i + 1]) for i in range(len(parts))} & RESUMABLE
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"eval_batch_size": -1},
+        {"eval_every": 0},
+        {"keep_checkpoints": 0},
+        {"checkpoint_steps": -1},
+        {"recalibrate": -1},
+        {"samples": -1},
+        {"seed": -1},
+        {"train_images": 0},
+        {"ema_decay": 1.0, "recalibrate": 1},
+        {"ema_decay": -0.1, "recalibrate": 1},
+        {"ema_decay": 0.9},
+    ],
+)
+def test_values_out_of_range_are_named(bad):
+    with pytest.raises(InputError, match=next(iter(bad))) as caught:
+        TrainConfig(**bad)
+    assert "\n" not in str(caught.value)
+
+
+def test_exceptions_for_single_layers():
+    config = ModelOptions(network="binary", layer_precision=("up_c4=int8", "down_c1=pow2")).build()
+    expected = dict.fromkeys(LAYER_NAMES, "binary") | {"up_c4": "int8", "down_c1": "pow2"}
+    assert dict(zip(LAYER_NAMES, config.precisions, strict=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("exception", "said"),
+    [
+        ("up_c4", "LAYER=PRECISION"),
+        ("up_c9=int8", "layers are down_c1"),
+        ("up_c4=int3", "up_c4 has unknown precision 'int3'"),
+    ],
+)
+def test_a_wrong_exception_is_told(exception, said):
+    with pytest.raises(InputError, match=said):
+        ModelOptions(layer_precision=(exception,)).build()
+
+
+def test_a_mask_budget_replaces_the_number_of_layers():
+    layers = unet_layers()
+    assert ModelOptions(mask_budget=0.0).build() == ModelOptions(masked_layers=0).build()
+    everything = ModelOptions(mask_budget=100.0).build()
+    assert set(everything.precisions) == {"masked"}
+    masked = [
+        name
+        for name, precision in zip(
+            LAYER_NAMES, ModelOptions(masked_layers=4).build().precisions, strict=True
+        )
+        if precision == "masked"
+    ]
+    assert set(masked) == set(mask_cheapest(layers, 4))
+
+
+def test_options_reach_the_network():
+    config = ModelOptions(
+        network="all_masked", width=8, activation_bits=2, ternarizer="density", density=0.3
+    ).build(classes=3)
+    assert (config.width, config.classes) == (8, 3)
+    quantization = config.quantization
+    assert quantization.activation_bits == 2
+    assert (quantization.ternarizer, quantization.density) == ("density", 0.3)
+    assert (
+        ModelOptions(network="full_precision", activation_bits=1).build()
+        == ModelOptions(network="full_precision", activation_bits=2).build()
+    )
+
+
+def test_the_teacher_is_a_path():
+    assert TrainConfig().loss.teacher is None
+    assert dataclasses.replace(TrainConfig().loss, teacher=Path("runs/a")).teacher == Path("runs/a")
