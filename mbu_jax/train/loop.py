@@ -182,7 +182,7 @@ class Trainer:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not all(map(math.isfinite, values.values())):
             raise TrainingDiverged(
-                f"the loss or gradient of update {step} is not finite (images "
+                f"the loss, gradient or weights of update {step} are not finite (images "
                 f"{', '.join(gather_ids(ids))}); lower --learning-rate, or look at those images; "
                 "the last checkpoint is intact"
             )

@@ -109,7 +109,7 @@ def make_train_step(
     Returns:
       Function of (state, {"image", "mask"}) giving the new state and float32 scalars: loss, its
       parts (bce or ce, dice_loss, distillation), dice (the predictions' mean score), grad_norm,
-      and ``sign_flip_rate/<layer>``, the share of quantized weights that changed.
+      weight_norm (after the update), and ``sign_flip_rate/<layer>``, the share of quantized weights that changed.
       The state given is donated: do not use it again.
     """
     replicated, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
@@ -147,7 +147,9 @@ def make_train_step(
         for name, layer in network.quantized_layers(params).items():
             changed = layer.quantized_weight() != before[name].quantized_weight()
             metrics[f"sign_flip_rate/{name}"] = jnp.mean(changed.astype(jnp.float32))
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
+        # The only figure that shows a NaN in front of a quantizer, which makes it -1.
+        metrics["weight_norm"] = optax.tree.norm(params)
         ema = state.ema
         if ema is not None:
             ema = ema_update(ema, params, ema_decay, state.step)
