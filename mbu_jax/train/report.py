@@ -1,16 +1,17 @@
 """What a finished run leaves for people to look at."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array
 
 from mbu_jax.train.metrics import SegmentationScores, predict_classes
 from mbu_jax.train.pictures import write_samples
 from mbu_jax.train.rundir import write_json_atomic
-from mbu_jax.unet import UNet
 
 
 def write_report(
@@ -18,7 +19,7 @@ def write_report(
     pictures: Path,
     scores: SegmentationScores,
     images: Any,
-    model: UNet,
+    model: Callable[[Array], Array],
     samples: int,
     **facts: Any,
 ) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def write_report(
       pictures: folder for the pictures, a run's ``samples``; earlier ones there are replaced.
       scores: of every image.
       images: the data source that was scored, ``[i]`` giving an example.
-      model: in evaluation mode.
+      model: a `UNet` in evaluation mode, or another NNX module that maps images to logits.
       samples: how many pictures, spread evenly from the lowest Dice to the highest.
       **facts: further entries of the JSON file, such as the checkpoint's step.
 

@@ -37,7 +37,8 @@ def scores():
     for index, name in reversed(list(enumerate(Images.ids))):
         example = Images()[index]
         predicted = (example["image"][..., 0] > 127).astype(np.uint8)
-        result.add(confusion_counts(predicted[None], example["mask"][None]), ids=[name])
+        counts = confusion_counts(jnp.asarray(predicted[None]), jnp.asarray(example["mask"][None]))
+        result.add(counts, ids=[name])
     return result
 
 
