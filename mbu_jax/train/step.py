@@ -109,7 +109,8 @@ def make_train_step(
     Returns:
       Function of (state, {"image", "mask"}) giving the new state and float32 scalars: loss, its
       parts (bce or ce, dice_loss, distillation), dice (the predictions' mean score), grad_norm,
-      weight_norm (after the update), and ``sign_flip_rate/<layer>``, the share of quantized weights that changed.
+      weight_norm (after the update), and ``sign_flip_rate/<layer>``, the share of quantized
+      weights that changed.
       The state given is donated: do not use it again.
     """
     replicated, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
