@@ -236,9 +236,9 @@ _QUICK_ADAM = OptimizerOptions(
 
 PRESETS: dict[str, TrainConfig] = {
     "quick": TrainConfig(
-        epochs=16,
+        epochs=6,
         batch_size=8,
-        eval_every=4,
+        eval_every=2,
         model=ModelOptions(width=16),
         data=PipelineOptions(crop=(64, 64), augment=AugmentOptions(scale=(1.0, 1.0))),
         optimizer=_QUICK_ADAM,
