@@ -187,8 +187,8 @@ class Trainer:
                 "the last checkpoint is intact"
             )
         self._meter.add(values)
-        bar.update(self.config.batch_size)
         bar.set_postfix(loss=f"{values['loss']:.3f}", dice=f"{values['dice']:.3f}", refresh=False)
+        bar.update(self.config.batch_size)
 
     def _validate(self) -> dict[str, Any]:
         """Score the weights on the validation images, their statistics recalibrated if asked."""
@@ -295,10 +295,11 @@ class Trainer:
         workdir = config.workdir or Path("runs", f"{config.dataset}-{config.model.network}")
         run = RunDirectory(workdir)
         if self.leads:
-            described = dataclasses.asdict(config) | {
-                "workdir": workdir,
-                "unet": self.network.config.to_dict(),
-            }
+            described = dataclasses.asdict(config)
+            described |= {"workdir": workdir, "unet": self.network.config.to_dict()}
+            for name in ("data_dir", "prepared_dir"):  # for scoring it from another place
+                if described[name] is not None:
+                    described[name] = described[name].expanduser().absolute()
             run.create_or_resume(described, RESUMABLE)
         return run
 

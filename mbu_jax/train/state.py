@@ -1,7 +1,7 @@
 """What training changes, as one pytree, and the fixed structure around it."""
 
 import dataclasses
-from functools import partial
+import functools
 from typing import Any
 
 import jax
@@ -60,6 +60,7 @@ class Network:
     thresholds: Tree
 
     @classmethod
+    @functools.cache
     def build(cls, config: UNetConfig) -> "Network":
         """Lay out a network without drawing weights.
 
@@ -67,7 +68,7 @@ class Network:
           config: sizes and precisions.
 
         Returns:
-          The structure.
+          The structure, the same object for the same configuration: compiled functions know it.
 
         Example:
           >>> Network.build(UNetConfig(width=4)).params["head"]["weight"].shape
@@ -196,7 +197,7 @@ class Network:
         return jax.tree_util.tree_map_with_path(is_latent, params)
 
 
-@partial(jax.jit, static_argnums=(0, 2))  # one program instead of a hundred small ones
+@functools.partial(jax.jit, static_argnums=(0, 2))  # one program instead of a hundred small ones
 def _draw(config: UNetConfig, key: Array, kinds: tuple[type[nnx.Variable], ...]) -> list[Tree]:
     """Initial numbers of these kinds of variables; XLA leaves out the drawing of the others."""
     model = UNet(config, rngs=nnx.Rngs(key))
