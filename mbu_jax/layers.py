@@ -30,7 +30,7 @@ from mbu_jax.quantizers import (
     symmetric,
     ternarize,
 )
-from mbu_jax.thresholds import fold_batch_norm
+from mbu_jax.thresholds import fold_batch_norm, round_for_exact_sums
 
 Precision = Literal["float32", "int8", "int4", "int2", "pow2", "masked", "binary"]
 
@@ -39,8 +39,8 @@ class LatentWeight(nnx.Param):
     """Floating weight behind a quantized one, meant to stay in [-1, 1]."""
 
 
-class Threshold(nnx.Variable):
-    """Folded BatchNorm, refreshed from parameters and statistics; never trained."""
+class Folded(nnx.Variable):
+    """What evaluation uses instead of parameters and statistics; made by `fold`, never trained."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,8 +273,8 @@ class NormActivation(nnx.Module):
         self.integer = integer
         self.use_running_average = False
         if bits < 32:
-            self.theta = Threshold(jnp.zeros((2**bits - 1, channels), jnp.float32))
-            self.sign = Threshold(jnp.ones((channels,), jnp.float32))
+            self.theta = Folded(jnp.zeros((2**bits - 1, channels), jnp.float32))
+            self.sign = Folded(jnp.ones((channels,), jnp.float32))
 
     def fold(self) -> None:
         """Recompute the thresholds from BatchNorm's parameters and running statistics.
@@ -287,11 +287,7 @@ class NormActivation(nnx.Module):
             return
         norm = self.norm
         values = _value(norm.scale), _value(norm.bias), norm.mean[...], norm.var[...]
-        if any(isinstance(value, jax.core.Tracer) for value in values):
-            raise InputError(
-                "thresholds are folded in float64, outside jit; call the model's eval() or fold() "
-                "before the transformed function, not in it"
-            )
+        _check_concrete(values)
         folded = fold_batch_norm(*values, epsilon=norm.epsilon, bits=bits, integer=self.integer)
         # Float32 holds every integer that an accumulator can reach; larger ones stay larger.
         self.theta[...] = jnp.asarray(folded.theta, jnp.float32)
@@ -318,6 +314,14 @@ class NormActivation(nnx.Module):
         y = y * self.sign[...].reshape(1, 1, 1, -1)
         code = sum((y >= t.reshape(1, 1, 1, -1)).astype(jnp.float32) for t in self.theta[...])
         return 2 * code - (2**bits - 1)
+
+
+def _check_concrete(values: tuple[Array, ...]) -> None:
+    if any(isinstance(value, jax.core.Tracer) for value in values):
+        raise InputError(
+            "thresholds are folded in float64, outside jit; call the model's eval() or fold() "
+            "before the transformed function, not in it"
+        )
 
 
 def _value(variable: nnx.Param[Array] | None) -> Array:
@@ -469,24 +473,57 @@ class Up(nnx.Module):
 class Head(nnx.Module):
     """1x1 convolution with bias, always full precision.
 
+    Behind quantized activations, evaluation rounds the weights so that their sums are exact in
+    float32, whatever the order: every engine then gives the same logits, to the last bit.
+
     Args:
       in_channels: C of the input.
       classes: channels of the logits.
-      dtype: of the arithmetic.
+      options: quantization of the input.
+      dtype: of the arithmetic in training; evaluation of quantized activations takes float32.
       rngs: NNX random keys.
 
+    Attributes:
+      use_running_average: False in training; see `NormActivation`.
+
     Example:
-      >>> Head(4, 2, rngs=nnx.Rngs(0))(jnp.ones((1, 2, 2, 4))).shape
+      >>> Head(4, 2, QuantizationOptions(), rngs=nnx.Rngs(0))(jnp.ones((1, 2, 2, 4))).shape
       (1, 2, 2, 2)
     """
 
     def __init__(
-        self, in_channels: int, classes: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+        self,
+        in_channels: int,
+        classes: int,
+        options: QuantizationOptions,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
     ):
         scale = jnp.sqrt(1.0 / in_channels).astype(jnp.float32)
         self.weight = nnx.Param(jax.random.normal(rngs.params(), (in_channels, classes)) * scale)
         self.bias = nnx.Param(jnp.zeros((classes,), jnp.float32))
         self.dtype = jnp.dtype(dtype)
+        self.options = options
+        self.use_running_average = False
+        if options.activation_bits < 32:
+            self.exact_weight = Folded(jnp.zeros((in_channels, classes), jnp.float32))
+            self.exact_bias = Folded(jnp.zeros((classes,), jnp.float32))
+
+    def fold(self) -> None:
+        """Round weights and bias anew to where their sums are exact.
+
+        Raises:
+          InputError: under ``jit`` or another transformation, where values are not known.
+        """
+        bits = self.options.activation_bits
+        if bits == 32:
+            return
+        values = self.weight[...], self.bias[...]
+        _check_concrete(values)
+        weight, bias = round_for_exact_sums(*values, largest=2**bits - 1)
+        self.exact_weight[...] = jnp.asarray(weight)
+        self.exact_bias[...] = jnp.asarray(bias)
 
     def __call__(self, x: Array) -> Array:
         """Classify every pixel.
@@ -497,5 +534,8 @@ class Head(nnx.Module):
         Returns:
           [B, H, W, classes] float32 logits.
         """
+        if self.use_running_average and self.options.activation_bits < 32:
+            y = convolution.conv1x1(x.astype(jnp.float32), self.exact_weight[...])
+            return y + self.exact_bias[...].reshape(1, 1, 1, -1)
         y = convolution.conv1x1(x.astype(self.dtype), self.weight[...].astype(self.dtype))
         return y.astype(jnp.float32) + self.bias[...].reshape(1, 1, 1, -1)

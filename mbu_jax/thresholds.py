@@ -3,7 +3,8 @@
 Behind a quantized convolution stand BatchNorm and a sign (or a two-bit activation). Both are
 monotone in the accumulator y, so together they are comparisons ``y >= theta``. Every consumer,
 the model in evaluation mode and the packed network alike, compares against the theta made
-here; that is why they agree bit for bit.
+here; that is why they agree bit for bit. So do the logits: the last layer's weights are rounded
+to where no sum of them rounds.
 """
 
 from typing import NamedTuple
@@ -87,3 +88,39 @@ def fold_batch_norm(
             above = np.nextafter(nearest, np.float32(np.inf))
         theta = np.where(nearest < clipped, above, nearest)
     return Thresholds(theta, sign.astype(np.float32))
+
+
+def round_for_exact_sums(
+    weight: ArrayLike, bias: ArrayLike, *, largest: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Round a linear layer so that its sums over integer inputs are exact in float32.
+
+    Each output's weights and bias become multiples of one power of two, so large that no sum
+    of them needs more than float32's 24 bits: the order of the sum then makes no difference.
+
+    Args:
+      weight: [C, K] weights of the inputs.
+      bias: [K].
+      largest: the largest magnitude of an input, an integer.
+
+    Returns:
+      The rounded weight and bias. They move by at most 2^-23 of ``largest * sum |w| + |b|``.
+
+    Raises:
+      ValueError: where a value is not finite.
+
+    Example:
+      >>> weight, bias = round_for_exact_sums([[1.0], [1 / 3]], [0.0], largest=1)
+      >>> float(weight[1, 0] * 2**22)
+      1398101.0
+    """
+    w, b = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
+    if not (np.isfinite(w).all() and np.isfinite(b).all()):
+        raise ValueError("the head's weights or bias hold a value that is not finite")
+    total = largest * np.abs(w).sum(axis=0) + np.abs(b)
+    _, exponent = np.frexp(total)  # total < 2^exponent
+    # One bit of the 24 is left for what the rounding itself adds.
+    step = np.ldexp(1.0, np.maximum(exponent - 23, np.finfo(np.float32).minexp))
+    return (np.rint(w / step) * step).astype(np.float32), (np.rint(b / step) * step).astype(
+        np.float32
+    )

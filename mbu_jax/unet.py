@@ -254,7 +254,7 @@ class UNet(nnx.Module):
             if layer.name == "stem":
                 module = Stem(inputs, outputs, options, dtype=dtype, rngs=rngs)
             elif layer.name == "head":
-                module = Head(inputs, outputs, dtype=dtype, rngs=rngs)
+                module = Head(inputs, outputs, options, dtype=dtype, rngs=rngs)
             elif first.transposed:
                 module = Up(inputs, precision[layer.name], options, dtype=dtype, rngs=rngs)
             else:
@@ -263,9 +263,9 @@ class UNet(nnx.Module):
             setattr(self, layer.name, module)
 
     def fold(self) -> None:
-        """Refresh every layer's thresholds from its BatchNorm; `eval` does it for you."""
+        """Refresh the thresholds and the head's exact weights; `eval` does it for you."""
         for _, module in nnx.iter_modules(self):
-            if isinstance(module, NormActivation):
+            if isinstance(module, NormActivation | Head):
                 module.fold()
 
     def eval(self, **attributes: Any) -> None:

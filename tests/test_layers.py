@@ -1,6 +1,7 @@
 """Layers against NumPy: exact integers and comparisons, float64 where numbers are real."""
 
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 from typing import Any, get_args
 
@@ -16,13 +17,13 @@ from mbu_jax.errors import InputError
 from mbu_jax.layers import (
     Conv3x3,
     DoubleConv,
+    Folded,
     Head,
     LatentWeight,
     NormActivation,
     Precision,
     QuantizationOptions,
     Stem,
-    Threshold,
     Up,
     UpConv2x2,
     latent_initializer,
@@ -229,7 +230,7 @@ def test_modes_and_folding() -> None:
 
 def test_thresholds_are_not_parameters() -> None:
     layer = NormActivation(3, QuantizationOptions(), integer=True, rngs=nnx.Rngs(0))
-    assert set(nnx.to_pure_dict(nnx.state(layer, Threshold))) == {"theta", "sign"}
+    assert set(nnx.to_pure_dict(nnx.state(layer, Folded))) == {"theta", "sign"}
     assert set(nnx.to_pure_dict(nnx.state(layer, nnx.Param))) == {"norm"}
 
 
@@ -337,13 +338,43 @@ def test_stem_of_the_full_precision_network_is_plain() -> None:
 
 def test_head_is_a_matrix_product_with_a_bias() -> None:
     rng = np.random.default_rng(9)
-    head = Head(3, 2, rngs=nnx.Rngs(0))
+    head = Head(3, 2, QuantizationOptions(activation_bits=2), rngs=nnx.Rngs(0))
     w = np.rint(64 * rng.normal(size=(3, 2))) / 64
     head.weight[...], head.bias[...] = jnp.asarray(w, jnp.float32), jnp.array([0.5, -3.0])
     x = activations(rng, 2, 1, 2, 5, 3)
     logits = head(jnp.asarray(x))
     assert logits.dtype == jnp.float32
     np.testing.assert_array_equal(logits, x @ w + np.array([0.5, -3.0]))
+    head.fold()
+    head.eval()  # numbers on a coarse grid stay as they are
+    np.testing.assert_array_equal(head(jnp.asarray(x)), x @ w + np.array([0.5, -3.0]))
+
+
+def test_evaluated_heads_sum_exactly() -> None:
+    """Float32's result is that of rational arithmetic, at either training dtype."""
+    rng = np.random.default_rng(11)
+    options = QuantizationOptions(activation_bits=2)
+    x = activations(rng, 2, 1, 3, 5, 70)
+    heads = [Head(70, 2, options, dtype=t, rngs=nnx.Rngs(5)) for t in (jnp.float32, jnp.bfloat16)]
+    for head in heads:
+        head.bias[...] = jnp.array([1 / 3, -7.1])
+        head.fold()
+        head.eval()
+    logits = [head(jnp.asarray(x)) for head in heads]
+    np.testing.assert_array_equal(logits[0], logits[1])
+    weight, bias = np.asarray(heads[0].exact_weight[...]), np.asarray(heads[0].exact_bias[...])
+    np.testing.assert_allclose(weight, heads[0].weight[...], atol=1e-4)
+    for pixel in np.ndindex(3, 5):
+        for k in range(2):
+            terms = zip(x[0][pixel], weight[:, k], strict=True)
+            total = sum((Fraction(float(a)) * Fraction(float(w)) for a, w in terms), Fraction(0))
+            assert Fraction(float(logits[0][0][*pixel, k])) == total + Fraction(float(bias[k]))
+
+
+def test_heads_are_not_folded_under_jit() -> None:
+    head = Head(3, 2, QuantizationOptions(), rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match="outside jit"):
+        nnx.jit(lambda m: m.fold())(head)
 
 
 @pytest.mark.parametrize("density", [0.02, 0.1, 0.4, 0.9])
@@ -373,7 +404,7 @@ def test_bfloat16_leaves_quantized_layers_exact() -> None:
     up = Up(8, "float32", QuantizationOptions(activation_bits=32), dtype=jnp.bfloat16,
             rngs=nnx.Rngs(0))  # fmt: skip
     assert up(jnp.asarray(x)).dtype == jnp.bfloat16
-    head = Head(8, 2, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    head = Head(8, 2, options, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     w = np.asarray(head.weight[...].astype(jnp.bfloat16), np.float64)
     assert head(jnp.asarray(x)).dtype == jnp.float32
     np.testing.assert_allclose(head(jnp.asarray(x)), x @ w, rtol=1e-2, atol=0.05)

@@ -1,6 +1,8 @@
 """Folded BatchNorm against exact arithmetic: rational numbers, and sixty decimal digits."""
 
 from decimal import Decimal, localcontext
+from fractions import Fraction
+from random import Random
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mbu_jax.quantizers import quantize_activation
-from mbu_jax.thresholds import INT_MAX, Thresholds, fold_batch_norm
+from mbu_jax.thresholds import INT_MAX, Thresholds, fold_batch_norm, round_for_exact_sums
 from tests.oracles.batch_norm import CUTS, activations, reaches
 
 LARGEST_SUM = 2**24 - 1
@@ -186,3 +188,38 @@ def test_values_that_are_not_finite_are_refused(bad: float, position: int, integ
 def test_a_negative_variance_is_refused() -> None:
     with pytest.raises(ValueError, match="negative variance"):
         fold(Channel(1, 0, 0, -1e-9), epsilon=1.0)
+
+
+weights = st.floats(-(2.0**99), 2.0**99, width=32) | st.floats(-2, 2, width=32)
+
+
+@given(st.lists(weights, min_size=1, max_size=40), weights, st.sampled_from([1, 3]), st.randoms())
+def test_rounded_sums_are_exact_in_any_order(
+    weight: list[float], bias: float, largest: int, random: Random
+) -> None:
+    rounded, offset = round_for_exact_sums(np.array(weight)[:, None], [bias], largest=largest)
+    assert rounded.dtype == offset.dtype == np.float32
+    inputs = [random.choice(range(-largest, largest + 1, 2)) for _ in weight]
+    terms = [(float(w), a) for w, a in zip(rounded[:, 0], inputs, strict=True)] + [
+        (float(offset[0]), 1)
+    ]
+    random.shuffle(terms)
+    total = np.float32(0)
+    for w, a in terms:
+        total += np.float32(w) * np.float32(a)
+    exact = sum((Fraction(w) * a for w, a in terms), Fraction(0))
+    assert Fraction(float(total)) == exact
+
+    scale = largest * sum(abs(Fraction(w)) for w in weight) + abs(Fraction(bias))
+    worst = max(Fraction(2) ** -23 * scale, Fraction(2) ** -126)
+    moved = [
+        abs(Fraction(float(r)) - Fraction(w)) for r, w in zip(rounded[:, 0], weight, strict=True)
+    ]
+    assert max([*moved, abs(Fraction(float(offset[0])) - Fraction(bias))]) <= worst
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_head_that_is_not_finite_is_refused(bad: float) -> None:
+    for weight, bias in (([[bad]], [0.0]), ([[0.0]], [bad])):
+        with pytest.raises(ValueError, match="not finite"):
+            round_for_exact_sums(weight, bias, largest=1)

@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jax import Array
 
-from mbu_jax.layers import Conv3x3, LatentWeight, Threshold, UpConv2x2
+from mbu_jax.layers import Conv3x3, Folded, LatentWeight, UpConv2x2
 from mbu_jax.unet import UNet, UNetConfig
 
 type Tree = dict[str, Any]
@@ -79,7 +79,7 @@ class Network:
         nnx.Module.eval(model)  # not UNet's own, which folds: there are no numbers yet
         evaluation = nnx.graphdef(model)
         params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-        stats, thresholds = _draw(config, jax.random.key(0), (nnx.BatchStat, Threshold))
+        stats, thresholds = _draw(config, jax.random.key(0), (nnx.BatchStat, Folded))
         return cls(config, training, evaluation, params, stats, thresholds)
 
     @classmethod
@@ -130,7 +130,7 @@ class Network:
         """
         model = nnx.merge(self.evaluation, params, stats, self.thresholds)
         model.fold()
-        return nnx.to_pure_dict(nnx.state(model, Threshold))
+        return nnx.to_pure_dict(nnx.state(model, Folded))
 
     def apply_evaluation(self, params: Tree, stats: Tree, thresholds: Tree, images: Array) -> Array:
         """Run in evaluation mode: compare with thresholds, as the packed network does.
