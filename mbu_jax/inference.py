@@ -1,0 +1,209 @@
+"""The packed network: made from a trained model, and run.
+
+`pack` takes the integers out of the model, `infer` gives the logits that the model gives in
+evaluation mode, bit for bit.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from mbu_jax import ops
+from mbu_jax.architecture import padded_size
+from mbu_jax.errors import InputError
+from mbu_jax.layers import Conv3x3, NormActivation, Up, UpConv2x2
+from mbu_jax.packing import (
+    PackedConv,
+    PackedHead,
+    PackedStem,
+    PackedUNet,
+    pack_channels,
+    unet_template,
+)
+from mbu_jax.thresholds import INT_MAX
+from mbu_jax.unet import UNet, image_to_float
+
+
+def pack(model: UNet) -> PackedUNet:
+    """Pack a trained model: bit planes of its weights, its folded thresholds, stem and head.
+
+    The model's thresholds are folded anew; nothing else of it changes.
+
+    Args:
+      model: the network. Its activations have 1 or 2 bits and its layers binary, masked or
+        power-of-two weights.
+
+    Returns:
+      The packed network.
+
+    Raises:
+      InputError: where a layer cannot be packed, naming it and the remedy, or under ``jit``.
+
+    Example:
+      >>> from flax import nnx
+      >>> from mbu_jax.unet import UNetConfig
+      >>> params = pack(UNet(UNetConfig(width=4), rngs=nnx.Rngs(0)))
+      >>> params.convs["stem.conv2"].precision
+      'masked'
+
+    Source: MBU-Net §3.2; thresholds as in `mbu_jax.thresholds`.
+    """
+    template = unet_template(model.config)
+    model.fold()
+    convs = {}
+    for name, wanted in template.convs.items():
+        conv, norm = _modules(model, name)
+        convs[name] = _pack_conv(conv, norm, wanted)
+    stem, head = model.stem, model.head
+    return PackedUNet(
+        config=model.config,
+        stem=PackedStem(
+            weight=jnp.asarray(stem.conv1.weight[...], jnp.float32),
+            theta=stem.norm1.theta[...],
+            sign=stem.norm1.sign[...],
+        ),
+        convs=convs,
+        head=PackedHead(weight=head.exact_weight[...], bias=head.exact_bias[...]),
+    ).validate()
+
+
+def _modules(model: UNet, name: str) -> tuple[Conv3x3 | UpConv2x2, NormActivation]:
+    layer_name, conv_name = name.split(".")
+    layer = getattr(model, layer_name)
+    if isinstance(layer, Up):
+        return layer.conv, layer.norm
+    return getattr(layer, conv_name), getattr(layer, conv_name.replace("conv", "norm"))
+
+
+def _pack_conv(conv: Conv3x3 | UpConv2x2, norm: NormActivation, wanted: PackedConv) -> PackedConv:
+    theta = np.clip(np.asarray(norm.theta[...], np.float64), -INT_MAX, INT_MAX)
+    # Comparing -y with theta is comparing the flipped weights' product with it.
+    weight = np.asarray(conv.quantized_weight()) * np.asarray(norm.sign[...])
+    magnitude = np.abs(weight)
+    exponent = None
+    if wanted.exponent is not None:
+        bits = [_plane(magnitude == value, wanted.segments) for value in (2, 4)]
+        exponent = jnp.stack(bits)
+    return PackedConv(
+        positive=_plane(weight > 0, wanted.segments),
+        negative=None if wanted.negative is None else _plane(weight < 0, wanted.segments),
+        exponent=exponent,
+        theta=jnp.asarray(theta.astype(np.int32)),
+        segments=wanted.segments,
+    )
+
+
+def _plane(weight: NDArray[np.bool_], segments: tuple[int, ...]) -> Array:
+    """[h, w, C, K] booleans to uint32 [h, w, K, N], segment by segment."""
+    parts = np.split(weight, np.cumsum(segments)[:-1], axis=2)
+    codes = [jnp.asarray(part.swapaxes(2, 3).astype(np.uint8)) for part in parts]
+    return jnp.concatenate([pack_channels(code)[..., 0, :] for code in codes], axis=-1)
+
+
+def infer(params: PackedUNet, images: Array, *, implementation: str | None = None) -> Array:
+    """Segment images with the packed network, as the model does in evaluation mode.
+
+    Works under ``jit`` and ``vmap``, with a batch sharded over devices and with `jax.export`.
+
+    Args:
+      params: from `pack` or a file.
+      images: [B, H, W, C] or [H, W, C], float32 in [0, 1] or uint8; any H and W.
+      implementation: name of the engine of the convolutions, or None for the best that the device
+        has.
+
+    Returns:
+      Float32 logits of shape [B, H, W, classes] or [H, W, classes].
+
+    Raises:
+      InputError: for another rank, dtype or number of channels, an engine that is unknown or
+        cannot run here, or a derivative.
+
+    Example:
+      >>> from flax import nnx
+      >>> from mbu_jax.unet import UNetConfig
+      >>> model = UNet(UNetConfig(width=4), rngs=nnx.Rngs(0))
+      >>> model.eval()
+      >>> images = jax.random.uniform(jax.random.key(0), (1, 20, 33, 3))
+      >>> bool((infer(pack(model), images) == model(images)).all())
+      True
+    """
+    return _segment(params, images, implementation, lambda name, words: None)
+
+
+def infer_with_activations(
+    params: PackedUNet, images: Array, *, implementation: str | None = None
+) -> tuple[Array, dict[str, Array]]:
+    """Segment images and keep every layer's output, to compare engines and models.
+
+    Args:
+      params: from `pack` or a file.
+      images: as for `infer`.
+      implementation: as for `infer`.
+
+    Returns:
+      The logits, and by convolution's name, ``stem.conv1`` the first, its output: channel-packed
+      words of the padded images, uint32 [B, H, W, P, N].
+
+    Raises:
+      InputError: as `infer` does.
+    """
+    kept: dict[str, Array] = {}
+    logits = _segment(params, images, implementation, kept.__setitem__)
+    return logits, kept
+
+
+def _segment(
+    params: PackedUNet,
+    images: Array,
+    implementation: str | None,
+    keep: Callable[[str, Array], None],
+) -> Array:
+    channels = params.config.in_channels
+    if images.ndim not in (3, 4) or images.shape[-1] != channels:
+        raise InputError(
+            f"images have shape {images.shape}; give [B, H, W, {channels}] or [H, W, {channels}]"
+        )
+    x = image_to_float(images if images.ndim == 4 else images[None])
+    _, height, width, _ = x.shape
+    padded_height, padded_width = padded_size(height, width)
+    border = ((0, 0), (0, padded_height - height), (0, padded_width - width), (0, 0))
+    x = jnp.pad(x, border, mode="edge")
+    logits = _padded(params, x, implementation, keep)[:, :height, :width]
+    return logits if images.ndim == 4 else logits[0]
+
+
+def _padded(
+    params: PackedUNet,
+    x: Array,
+    implementation: str | None,
+    keep: Callable[[str, Array], None],
+) -> Array:
+    def apply(name: str, x: Array) -> Array:
+        layer = params.convs[name]
+        op = ops.up_conv2x2 if layer.transposed else ops.conv3x3
+        y = op(x, layer, implementation=implementation)
+        keep(name, y)
+        return y
+
+    def double_conv(name: str, x: Array) -> Array:
+        return apply(f"{name}.conv2", apply(f"{name}.conv1", x))
+
+    def up(index: int, skip: Array, x: Array) -> Array:
+        joined = jnp.concatenate([skip, apply(f"up_ct{index}.conv", x)], axis=-1)
+        return double_conv(f"up_c{index}", joined)
+
+    bits = ops.stem(x, params.stem, dtype=params.config.dtype)
+    keep("stem.conv1", bits)
+    full = apply("stem.conv2", bits)
+    half = double_conv("down_c1", ops.max_pool2x2(full))
+    quarter = double_conv("down_c2", ops.max_pool2x2(half))
+    eighth = double_conv("down_c3", ops.max_pool2x2(quarter))
+    deepest = double_conv("down_c4", ops.max_pool2x2(eighth))
+    y = up(1, eighth, deepest)
+    y = up(2, quarter, y)
+    y = up(3, half, y)
+    y = up(4, full, y)
+    return ops.head(y, params.head)

@@ -1,0 +1,18 @@
+"""Packed 3x3 convolution as a JAX primitive, and its engines."""
+
+from typing import Any
+
+import jax
+
+from mbu_jax.ops.conv3x3.xla import conv3x3_xla
+from mbu_jax.ops.operation import Engine, Operation
+from mbu_jax.ops.shapes import conv_shape
+from mbu_jax.packing import PackedConv
+
+
+def _shape(x: Any, layer: PackedConv) -> jax.ShapeDtypeStruct:
+    return conv_shape(x, layer, "conv3x3", transposed=False)
+
+
+OPERATION = Operation("conv3x3", _shape)
+OPERATION.register(Engine("xla", conv3x3_xla))

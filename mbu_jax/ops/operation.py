@@ -1,0 +1,217 @@
+"""One operation, several engines: a JAX primitive whose lowering asks a registry which one runs.
+
+An engine is a Python function of traced arrays, so that of the `xla` engine is plain JAX and that
+of another may be a foreign call. Callers see the operation alone.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from mbu_jax.errors import InputError
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """One way to run an operation.
+
+    Attributes:
+      name: what ``implementation`` calls it.
+      run: function of (x, layer, **options) that gives what the operation gives. The batch is
+        axis 0 of x and of the result, and may be sharded: a foreign call must be registered as
+        partitionable along it.
+      platforms: where it runs; None is everywhere.
+      absent: what it lacks on this machine, in words, or None where it can run.
+    """
+
+    name: str
+    run: Callable[..., Array]
+    platforms: tuple[str, ...] | None = None
+    absent: Callable[[], str | None] = lambda: None
+
+    def obstacle(self, platform: str) -> str | None:
+        """Say why it cannot run.
+
+        Args:
+          platform: ``cpu``, ``cuda``, ``rocm`` or ``tpu``.
+
+        Returns:
+          The reason, or None where it can.
+        """
+        if self.platforms is not None and platform not in self.platforms:
+            return f"it runs on {', '.join(self.platforms)}, not on {platform}"
+        return self.absent()
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The engine that runs an operation, and why it and no other.
+
+    Attributes:
+      engine: the engine.
+      reason: a short clause for a report.
+    """
+
+    engine: Engine
+    reason: str
+
+
+class Operation:
+    """A JAX primitive of one batched array and the parameters of one layer.
+
+    Args:
+      name: of the operation.
+      shape: function of (x, layer, **options), leaves `jax.ShapeDtypeStruct`, that checks them
+        and gives the result's `jax.ShapeDtypeStruct`.
+
+    Example:
+      >>> double = Operation("double", lambda x, layer: x)
+      >>> double.register(Engine("xla", lambda x, layer: x + x))
+      >>> double(jnp.ones((1, 2)), None).tolist()
+      [[2.0, 2.0]]
+    """
+
+    def __init__(self, name: str, shape: Callable[..., jax.ShapeDtypeStruct]):
+        self.name = name
+        self.engines: list[Engine] = []
+        self._shape = shape
+        self._primitive = Primitive(f"mbu_{name}")
+        self._primitive.def_impl(self._run_eagerly)
+        self._primitive.def_abstract_eval(self._abstract)
+        for platform in PLATFORMS:
+            rule = functools.partial(self._lower, platform)
+            mlir.register_lowering(self._primitive, rule, platform=platform)
+        batching.primitive_batchers[self._primitive] = self._batch
+        ad.primitive_jvps[self._primitive] = self._refuse_derivative
+
+    def __call__(
+        self, x: Array, layer: Any, *, implementation: str | None = None, **options: Any
+    ) -> Array:
+        """Apply the operation.
+
+        Args:
+          x: array whose axis 0 is the batch.
+          layer: pytree of the layer's parameters.
+          implementation: name of an engine, or None for the best that the device has.
+          **options: hashable arguments of the engines.
+
+        Returns:
+          Array whose axis 0 is the batch.
+
+        Raises:
+          InputError: for arguments that do not fit, an unknown engine, one that cannot run here,
+            or a derivative.
+        """
+        if implementation is not None:
+            self._named(implementation)
+        leaves, tree = jax.tree.flatten(layer)
+        static = {"tree": tree, "implementation": implementation, "options": (*options.items(),)}
+        return self._primitive.bind(x, *leaves, **static)
+
+    def register(self, engine: Engine) -> None:
+        """Add an engine, before those that are there: the last one registered is preferred.
+
+        Args:
+          engine: the engine; its name must be new.
+        """
+        if any(engine.name == other.name for other in self.engines):
+            raise ValueError(f"{self.name} has an engine {engine.name!r} already")
+        self.engines.insert(0, engine)
+
+    def choose(self, platform: str, implementation: str | None = None) -> Choice:
+        """Find the engine that runs.
+
+        Args:
+          platform: ``cpu``, ``cuda``, ``rocm`` or ``tpu``.
+          implementation: name of an engine, or None for the best that can run.
+
+        Returns:
+          The engine and the reason.
+
+        Raises:
+          InputError: for an engine that is unknown or cannot run.
+        """
+        if implementation is not None:
+            engine = self._named(implementation)
+            if obstacle := engine.obstacle(platform):
+                raise InputError(
+                    f"implementation {implementation!r} of {self.name} cannot run: {obstacle}; "
+                    "leave it out for the best that can"
+                )
+            return Choice(engine, "asked for")
+        passed_over: list[str] = []
+        for engine in self.engines:
+            obstacle = engine.obstacle(platform)
+            if obstacle is None:
+                reason = f"the best on {platform}"
+                return Choice(engine, "; ".join([reason, *passed_over]))
+            passed_over.append(f"{engine.name}: {obstacle}")
+        raise InputError(f"{self.name} has no engine on {platform}: {'; '.join(passed_over)}")
+
+    def _named(self, implementation: str) -> Engine:
+        for engine in self.engines:
+            if engine.name == implementation:
+                return engine
+        known = ", ".join(engine.name for engine in self.engines)
+        raise InputError(
+            f"unknown implementation {implementation!r} of {self.name}; choose one of {known}"
+        )
+
+    def _run_eagerly(self, *arrays: Array, **static: Any) -> Array:
+        return _compiled(self._primitive, tuple(sorted(static.items(), key=lambda item: item[0])))(
+            *arrays
+        )
+
+    def _abstract(self, *avals: Any, tree: Any, implementation: str | None, options: Any) -> Any:
+        x, *leaves = (jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals)
+        out = self._shape(x, tree.unflatten(leaves), **dict(options))
+        return jax.core.ShapedArray(out.shape, out.dtype)
+
+    def _lower(
+        self, platform: str, context: Any, *values: Any, tree: Any, implementation: str | None,
+        options: Any,
+    ) -> Any:  # fmt: skip
+        engine = self.choose(platform, implementation).engine
+
+        def run(x: Array, *leaves: Array) -> Array:
+            return engine.run(x, tree.unflatten(leaves), **dict(options))
+
+        return mlir.lower_fun(run, multiple_results=False)(context, *values)
+
+    def _batch(self, args: Any, axes: Any, **static: Any) -> tuple[Array, int]:
+        if all(axis is None for axis in axes[1:]):
+            x = jnp.moveaxis(args[0], axes[0], 0)
+            y = self._primitive.bind(x.reshape(-1, *x.shape[2:]), *args[1:], **static)
+            return y.reshape(*x.shape[:2], *y.shape[1:]), 0
+        # Several networks at once share nothing, so one follows the other.
+        mapped = {
+            i: jnp.moveaxis(arg, axis, 0)
+            for i, (arg, axis) in enumerate(zip(args, axes, strict=True))
+            if axis is not None
+        }
+
+        def one(slices: dict[int, Array]) -> Array:
+            whole = [slices.get(i, arg) for i, arg in enumerate(args)]
+            return self._primitive.bind(*whole, **static)
+
+        return jax.lax.map(one, mapped), 0
+
+    def _refuse_derivative(self, *_: Any, **__: Any) -> Any:
+        raise InputError(
+            f"{self.name} of the packed network has no derivative; train with the model (UNet) "
+            "and pack it afterwards"
+        )
+
+
+@functools.cache
+def _compiled(primitive: Primitive, static: tuple[tuple[str, Any], ...]) -> Callable[..., Array]:
+    return jax.jit(functools.partial(primitive.bind, **dict(static)))

@@ -1,0 +1,59 @@
+"""Checks of shape and dtype that the operations share."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mbu_jax.errors import InputError
+from mbu_jax.packing import PackedConv, word_count
+
+
+def words_checked(x: Any, name: str) -> tuple[int, int, int, int, int]:
+    """Check that x is channel-packed.
+
+    Args:
+      x: array or `jax.ShapeDtypeStruct`.
+      name: of the operation.
+
+    Returns:
+      B, H, W, P, N.
+
+    Raises:
+      InputError: where it is not uint32 [B, H, W, 1 or 2, N].
+    """
+    if x.dtype != jnp.uint32 or len(x.shape) != 5 or x.shape[3] not in (1, 2):
+        raise InputError(
+            f"{name} takes channel-packed words, uint32 [B, H, W, 1 or 2 planes, N], "
+            f"not {x.dtype}{list(x.shape)}"
+        )
+    return x.shape
+
+
+def conv_shape(x: Any, layer: PackedConv, name: str, *, transposed: bool) -> jax.ShapeDtypeStruct:
+    """Shape of a packed convolution's result.
+
+    Args:
+      x: input words.
+      layer: the layer.
+      name: of the operation.
+      transposed: whether the operation is the transposed convolution.
+
+    Returns:
+      Shape and dtype.
+
+    Raises:
+      InputError: where words and layer do not fit each other or the operation.
+    """
+    batch, height, width, planes, words = words_checked(x, name)
+    if layer.transposed != transposed:
+        raise InputError(f"{name} takes a layer of {'2x2' if transposed else '3x3'} kernels")
+    wanted = layer.activation_bits, sum(map(word_count, layer.segments))
+    if (planes, words) != wanted:
+        raise InputError(
+            f"{name} is given {planes} planes of {words} words a pixel; "
+            f"its layer takes {wanted[0]} of {wanted[1]}"
+        )
+    scale = 2 if transposed else 1
+    shape = (batch, scale * height, scale * width, planes, word_count(layer.out_channels))
+    return jax.ShapeDtypeStruct(shape, jnp.uint32)
