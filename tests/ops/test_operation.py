@@ -1,0 +1,105 @@
+"""Choosing engines, refusing what does not fit, and refusing derivatives."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from mbu_jax import ops
+from mbu_jax.errors import InputError
+from mbu_jax.ops.operation import Engine, Operation
+from mbu_jax.ops.specs import ConvSpec
+from mbu_jax.packing import PackedHead, PackedStem
+
+
+def an_operation() -> Operation:
+    """Adds a number that tells which engine ran; the middle one lacks something."""
+    operation = Operation("add", lambda x, layer, **options: x)
+    operation.register(Engine("xla", lambda x, layer: x + 1))
+    operation.register(Engine("lacking", lambda x, layer: x + 2, absent=lambda: "no compiler"))
+    operation.register(Engine("gpu", lambda x, layer: x + 3, platforms=("cuda", "rocm")))
+    return operation
+
+
+def test_the_last_engine_that_can_run_is_taken() -> None:
+    operation = an_operation()
+    assert operation(jnp.zeros(1), None).tolist() == [1]
+    assert operation(jnp.zeros(1), None, implementation="xla").tolist() == [1]
+    operation.register(Engine("new", lambda x, layer: x + 4, platforms=("cpu",)))
+    # Compiled code is kept for each implementation, so ask in a new trace.
+    assert jax.jit(lambda x: operation(x, None))(jnp.zeros(1)).tolist() == [4]
+
+
+def test_the_choice_gives_its_reason() -> None:
+    choice = an_operation().choose("cpu")
+    assert choice.engine.name == "xla"
+    assert choice.reason == (
+        "the best on cpu; gpu: it runs on cuda, rocm, not on cpu; lacking: no compiler"
+    )
+    assert an_operation().choose("cuda").engine.name == "gpu"
+    assert an_operation().choose("cpu", "xla").reason == "asked for"
+
+
+def test_an_engine_asked_for_is_never_replaced() -> None:
+    operation = an_operation()
+    for name, message in (
+        ("none", "unknown implementation 'none' of add; choose one of gpu, lacking, xla"),
+        ("gpu", "'gpu' of add cannot run: it runs on cuda, rocm, not on cpu"),
+        ("lacking", "'lacking' of add cannot run: no compiler"),
+    ):
+        with pytest.raises(InputError, match=message):
+            operation(jnp.zeros(1), None, implementation=name)
+        with pytest.raises(InputError, match=message):
+            jax.jit(lambda x, name=name: operation(x, None, implementation=name))(jnp.zeros(1))
+
+
+def test_no_engine_at_all_is_an_error() -> None:
+    operation = Operation("nothing", lambda x, layer: x)
+    operation.register(Engine("gpu", lambda x, layer: x, platforms=("cuda",)))
+    with pytest.raises(InputError, match="nothing has no engine on cpu"):
+        operation(jnp.zeros(1), None)
+
+
+def test_two_engines_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="already"):
+        an_operation().register(Engine("xla", lambda x, layer: x))
+
+
+X, CONV = ConvSpec("", (1, 2, 2), (40,), 8, "masked").arguments(seed=0)
+_, UP = ConvSpec("", (1, 2, 2), (40,), 8, "masked", side=2).arguments(seed=0)
+STEM = PackedStem(jnp.ones((3, 3, 3, 4)), jnp.zeros((1, 4)), jnp.ones(4))
+HEAD = PackedHead(jnp.ones((40, 1)), jnp.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ops.conv3x3(X[..., :1], CONV), "1 planes of 1 words a pixel.*takes 1 of 2"),
+        (lambda: ops.conv3x3(jnp.concatenate([X, X], axis=3), CONV), "2 planes of 2 words"),
+        (lambda: ops.conv3x3(X[0], CONV), "conv3x3 takes channel-packed words"),
+        (lambda: ops.conv3x3(X.astype(jnp.int32), CONV), "conv3x3 takes channel-packed words"),
+        (lambda: ops.conv3x3(X, UP), "conv3x3 takes a layer of 3x3 kernels"),
+        (lambda: ops.up_conv2x2(X, CONV), "up_conv2x2 takes a layer of 2x2 kernels"),
+        (lambda: ops.up_conv2x2(X[..., :1], UP), "its layer takes 1 of 2"),
+        (lambda: ops.max_pool2x2(X[:, :1]), "even height and width, not 1x2"),
+        (lambda: ops.max_pool2x2(X[0]), "max_pool2x2 takes channel-packed words"),
+        (lambda: ops.pack_bits(jnp.zeros((1, 1, 1, 1))), "not float32"),
+        (lambda: ops.pack_bits(jnp.zeros((1, 1), jnp.uint8)), r"not uint8\[1, 1\]"),
+        (lambda: ops.pack_bits(jnp.zeros((1, 1, 1, 1), jnp.uint8), bits=3), "bits must be 1 or 2"),
+        (lambda: ops.stem(jnp.zeros((1, 2, 2, 4)), STEM), r"float32 \[B, H, W, 3\]"),
+        (lambda: ops.stem(jnp.zeros((1, 2, 2, 3), jnp.uint8), STEM), "not uint8"),
+        (lambda: ops.head(X[..., :1], HEAD), "1 words a pixel; its layer takes 2"),
+        (lambda: ops.conv3x3(X, CONV, implementation="fast"), "unknown implementation 'fast'"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(call: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        jax.eval_shape(call)
+
+
+def test_a_derivative_is_refused() -> None:
+    with pytest.raises(InputError, match=r"stem .* has no derivative; train with the model"):
+        jax.grad(lambda x: ops.stem(x, STEM).astype(jnp.float32).sum())(jnp.ones((1, 2, 2, 3)))
+    with pytest.raises(InputError, match=r"head .* has no derivative; train with the model"):
+        jax.grad(lambda layer: ops.head(X, layer).sum())(HEAD)
