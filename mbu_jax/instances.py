@@ -69,7 +69,7 @@ def _label_one_class(objects: np.ndarray, min_distance: int, smoothing: float) -
     # Outside the picture is unknown, not background: an object at the edge keeps its middle there.
     if objects.all():
         return np.ones(objects.shape, np.int32)
-    distance = ndimage.distance_transform_edt(objects)
+    distance = np.asarray(ndimage.distance_transform_edt(objects))
     if smoothing:
         distance = np.where(objects, ndimage.gaussian_filter(distance, smoothing), 0)
     parts, count = ndimage.label(objects)

@@ -24,7 +24,7 @@ _PLUGINS: dict[bytes, type[ImageFile.ImageFile]] = {
 }
 
 # What Pillow's decoders are known to raise on damaged bytes.
-_DECODING_ERRORS = (
+DECODING_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -68,8 +68,8 @@ def read_image(data: bytes, name: str) -> np.ndarray:
     """
     picture = _decode(data, name)
     if picture.mode == "I;16":
-        picture = Image.fromarray(_to_8_bits(np.asarray(picture)))
-    return np.array(_without_alpha(picture).convert("RGB"))
+        picture = Image.fromarray(to_8_bits(np.asarray(picture)))
+    return np.array(without_alpha(picture).convert("RGB"))
 
 
 def read_mask(data: bytes, name: str) -> np.ndarray:
@@ -94,7 +94,7 @@ def read_mask(data: bytes, name: str) -> np.ndarray:
       >>> read_mask(buffer.getvalue(), "empty.png").any()
       np.False_
     """
-    values = np.asarray(_without_alpha(_decode(data, name)))
+    values = np.asarray(without_alpha(_decode(data, name)))
     return values != 0 if values.ndim == 2 else (values != 0).any(axis=2)
 
 
@@ -143,32 +143,70 @@ def _decode(data: bytes, name: str) -> Image.Image:
         _check_png(data, name)
     try:
         picture = plugin(io.BytesIO(data))
-        _check_size(picture.width, picture.height, name)
+        check_size(picture.width, picture.height, name)
         picture.load()
     except InputError:
         raise
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         reason = str(error) or type(error).__name__
         raise InputError(f"{name} will not decode ({reason}); replace the file") from error
     return picture
 
 
-def _without_alpha(picture: Image.Image) -> Image.Image:
-    """The picture in grey or RGB, its transparency ignored rather than blended."""
+def without_alpha(picture: Image.Image) -> Image.Image:
+    """Drops transparency, showing the colours under it rather than blending them.
+
+    Args:
+      picture: a decoded picture of any mode.
+
+    Returns:
+      The picture in grey or RGB.
+
+    Example:
+      >>> without_alpha(Image.new("RGBA", (1, 1), (1, 2, 3, 0))).getpixel((0, 0))
+      (1, 2, 3)
+    """
     picture.info.pop("transparency", None)
     if picture.mode == "LA":
         return picture.getchannel("L")
     return picture if picture.mode in _GREY_MODES else picture.convert("RGB")
 
 
-def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    """uint16 to uint8, rounded, by the full scale that ``read_image`` documents."""
-    bits = next(b for b in (8, 10, 12, 14, 16) if values.max() < 2**b)
+def to_8_bits(values: np.ndarray, brightest: int | None = None) -> np.ndarray:
+    """Scales 16-bit grey as ``read_image`` documents, rounded.
+
+    Args:
+      values: uint16 of any shape.
+      brightest: the brightest pixel, by default of ``values``; of a stack, so that its frames
+        are scaled alike.
+
+    Returns:
+      uint8 of the same shape.
+
+    Example:
+      >>> to_8_bits(np.array([0, 4095], np.uint16))
+      array([  0, 255], dtype=uint8)
+    """
+    most = values.max() if brightest is None else brightest
+    bits = next(b for b in (8, 10, 12, 14, 16) if most < 2**b)
     full_scale = 2**bits - 1
     return ((values.astype(np.uint32) * 255 + full_scale // 2) // full_scale).astype(np.uint8)
 
 
-def _check_size(width: int, height: int, name: str) -> None:
+def check_size(width: int, height: int, name: str) -> None:
+    """Refuses a picture before memory is taken for it.
+
+    Args:
+      width: pixels.
+      height: pixels.
+      name: how an error calls the file.
+
+    Raises:
+      InputError: the picture is empty or has more than ``MAX_PIXELS`` pixels.
+
+    Example:
+      >>> check_size(640, 480, "a.png")
+    """
     if width < 1 or height < 1 or width * height > MAX_PIXELS:
         raise InputError(
             f"{name} says it has {width}x{height} pixels, outside 1 to {MAX_PIXELS};"
@@ -196,7 +234,7 @@ def _check_png(data: bytes, name: str) -> None:
             if kind != b"IHDR" or length != 13:
                 raise damaged("no header")
             width, height, bits, colour_type = struct.unpack_from(">IIBB", data, at + 8)
-            _check_size(width, height, name)
+            check_size(width, height, name)
             if bits == 16 and colour_type != _PNG_GREY:
                 raise InputError(
                     f"{name} is a 16-bit PNG with colour or alpha; save it as 8-bit, or as"

@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from mbu_jax.drawing import class_colours
 from mbu_jax.errors import InputError
 from mbu_jax.train.recorder import read_metrics
 from mbu_jax.train.rundir import write_bytes_atomic
@@ -29,20 +30,6 @@ _ERRORS = {
     "missed (false negative)": _BLUE,
     "wrong class": _PURPLE,
 }
-_CLASSES = np.array(
-    [
-        (0, 0, 0),
-        (255, 255, 255),
-        (230, 159, 0),
-        (86, 180, 233),
-        (0, 158, 115),
-        (240, 228, 66),
-        (0, 114, 178),
-        (213, 94, 0),
-        (204, 121, 167),
-    ],
-    np.uint8,
-)
 _PAPER, _INK, _BETWEEN = (255, 255, 255), (40, 40, 40), (150, 150, 150)
 _GAP = 4
 _SMALLEST_SIDE = 256
@@ -81,7 +68,12 @@ def sample_panel(
     if truth.shape != image.shape[:2] or prediction.shape != image.shape[:2]:
         raise ValueError(f"image {image.shape}, truth {truth.shape}, prediction {prediction.shape}")
     gap = np.full((image.shape[0], _GAP, 3), _BETWEEN, np.uint8)
-    pictures = (image, _paint(truth), _paint(prediction), _overlay(image, truth, prediction))
+    pictures = (
+        image,
+        class_colours(truth),
+        class_colours(prediction),
+        _overlay(image, truth, prediction),
+    )
     columns = [part for picture in pictures for part in (gap, picture)]
     return np.concatenate(columns[1:], axis=1)
 
@@ -256,12 +248,6 @@ def _draw_layers(
         dashes = ("-", "--", ":")[index % 3]
         axis.plot(epochs, values, dashes, color=colour, linewidth=1.4, label=layer)
     axis.set_ylim(bottom=0)
-
-
-def _paint(mask: np.ndarray) -> np.ndarray:
-    """Colour every class; past the palette's end its colours (not black) come round again."""
-    index = mask.astype(np.int64)
-    return _CLASSES[np.where(index == 0, 0, (index - 1) % (len(_CLASSES) - 1) + 1)]
 
 
 def _overlay(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:

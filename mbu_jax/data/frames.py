@@ -1,0 +1,185 @@
+"""Pictures of every kind that people have, frame by frame: stills, animations, stacks, videos."""
+
+import dataclasses
+import importlib
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import GifImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugin
+
+from mbu_jax.data.reading import (
+    DECODING_ERRORS,
+    check_size,
+    read_image,
+    to_8_bits,
+    without_alpha,
+)
+from mbu_jax.errors import InputError
+
+PICTURE_SUFFIXES = frozenset((".png", ".apng", ".jpg", ".jpeg", ".gif", ".tif", ".tiff"))
+VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"))
+
+_PNG, _GIF, _JPEG = b"\x89PNG\r\n\x1a\n", b"GIF8", b"\xff\xd8\xff"
+_TIFF = (b"II*\0", b"MM\0*")
+_BITS_PER_SAMPLE = 258  # TIFF tag
+
+
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """The pictures in one file.
+
+    Attributes:
+      count: how many; None where a video does not say.
+      images: uint8 [H, W, 3] each, decoded as they are taken. Damage further on raises
+        `InputError` there.
+    """
+
+    count: int | None
+    images: Iterator[np.ndarray]
+
+
+def read_frames(path: Path) -> Frames:
+    """Open a PNG, JPEG, GIF, TIFF or video file as 8-bit RGB frames.
+
+    Colours and 16-bit grey are converted as by `mbu_jax.data.reading.read_image`, all frames of a
+    stack with the same scale. Videos need PyAV.
+
+    Args:
+      path: the file.
+
+    Returns:
+      Its frames, one for a still picture.
+
+    Raises:
+      InputError: the file cannot be read, is damaged, or of another kind.
+
+    Example:
+      >>> picture = Image.new("L", (3, 2), 7)
+      >>> picture.save("stack.tif", save_all=True, append_images=[picture])
+      >>> frames = read_frames(Path("stack.tif"))
+      >>> frames.count, next(frames.images)[0, 0].tolist()
+      (2, [7, 7, 7])
+    """
+    name = str(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            if not start.startswith((_PNG, _GIF, _JPEG, *_TIFF)):
+                return _video(path)
+            data = start + file.read()
+    except OSError as error:
+        raise InputError(f"{name} cannot be read ({error.strerror}); check the path") from error
+    # Errors of one frame are named, and the plugins are called directly, as in `read_image`.
+    if data.startswith(_TIFF):
+        return _tiff(data, name)
+    if data.startswith(_JPEG):
+        return Frames(1, iter([read_image(data, name)]))
+    still = read_image(data, name)
+    plugin = GifImagePlugin.GifImageFile if data.startswith(_GIF) else PngImagePlugin.PngImageFile
+    picture = _open(plugin, data, name)
+    count = _decoded(lambda: picture.n_frames, name)
+    if count == 1:
+        return Frames(1, iter([still]))
+    return Frames(count, (_rgb(_page(picture, i, name)) for i in range(count)))
+
+
+def _tiff(data: bytes, name: str) -> Frames:
+    picture = _open(TiffImagePlugin.TiffImageFile, data, name)
+    count = _decoded(lambda: picture.n_frames, name)
+    for index in range(count):
+        _decoded(lambda index=index: picture.seek(index), name)
+        check_size(picture.width, picture.height, name)
+        bits: Any = picture.tag_v2.get(_BITS_PER_SAMPLE, (1,))
+        deep_colour = max(bits) > 8 and len(bits) > 1
+        if deep_colour or picture.mode in ("I", "F"):
+            raise InputError(
+                f"{name} has {max(bits)}-bit {'colour' if deep_colour else picture.mode} pixels; "
+                "save it as 8-bit, or as 16-bit grey"
+            )
+    deep = (_deep(_page(picture, i, name)) for i in range(count))
+    brightest = max((int(values.max()) for values in deep if values is not None), default=0)
+
+    def frame(index: int) -> np.ndarray:
+        page = _page(picture, index, name)
+        values = _deep(page)
+        if values is None:
+            return _rgb(page)
+        return np.repeat(to_8_bits(values, brightest)[..., None], 3, axis=2)
+
+    return Frames(count, map(frame, range(count)))
+
+
+def _video(path: Path) -> Frames:
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        raise InputError(f"{path} is not a PNG, JPEG, GIF, TIFF or video file; convert it to PNG")
+    try:
+        av: Any = importlib.import_module("av")
+    except ModuleNotFoundError:
+        raise InputError(f"{path} is a video, which takes PyAV to read: pip install av") from None
+    damage = (av.error.FFmpegError, OSError, ValueError)
+
+    def broken(error: Exception) -> InputError:
+        return InputError(f"{path} will not decode as a video ({error}); convert or replace it")
+
+    try:
+        container = av.open(str(path))
+    except damage as error:
+        raise broken(error) from error
+    if not container.streams.video:
+        container.close()
+        raise InputError(f"{path} holds no pictures; give a video or images")
+    stream = container.streams.video[0]
+
+    def images() -> Iterator[np.ndarray]:
+        with container:
+            try:
+                for frame in container.decode(stream):
+                    check_size(frame.width, frame.height, str(path))
+                    yield frame.to_ndarray(format="rgb24")
+            except damage as error:
+                if isinstance(error, InputError):
+                    raise
+                raise broken(error) from error
+
+    return Frames(stream.frames or None, images())
+
+
+def _open[T: ImageFile.ImageFile](plugin: Callable[[Any], T], data: bytes, name: str) -> T:
+
+    return _decoded(lambda: plugin(io.BytesIO(data)), name)
+
+
+def _page(picture: ImageFile.ImageFile, index: int, name: str) -> Image.Image:
+    def decode() -> Image.Image:
+        picture.seek(index)
+        check_size(picture.width, picture.height, name)
+        picture.load()
+        return picture.copy()
+
+    return _decoded(decode, f"{name}, frame {index},")
+
+
+def _decoded[T](work: Callable[[], T], name: str) -> T:
+    """Do what may fail on damaged bytes, in Pillow's many ways."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tags that do not matter here
+            return work()
+    except InputError:
+        raise
+    except DECODING_ERRORS as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{name} will not decode ({reason}); replace the file") from error
+
+
+def _deep(page: Image.Image) -> np.ndarray | None:
+    """16-bit grey values, or None for a page of 8 bits."""
+    return np.asarray(page).astype(np.uint16) if page.mode.startswith("I;16") else None
+
+
+def _rgb(page: Image.Image) -> np.ndarray:
+    return np.array(without_alpha(page).convert("RGB"))
