@@ -16,11 +16,11 @@ from mbu_jax.architecture import padded_size
 from mbu_jax.errors import InputError
 from mbu_jax.layers import Conv3x3, NormActivation, Up, UpConv2x2
 from mbu_jax.packing import (
+    WORD_BITS,
     PackedConv,
     PackedHead,
     PackedStem,
     PackedUNet,
-    pack_channels,
     unet_template,
 )
 from mbu_jax.thresholds import INT_MAX
@@ -98,9 +98,11 @@ def _pack_conv(conv: Conv3x3 | UpConv2x2, norm: NormActivation, wanted: PackedCo
 
 def _plane(weight: NDArray[np.bool_], segments: tuple[int, ...]) -> Array:
     """[h, w, C, K] booleans to uint32 [h, w, K, N], segment by segment."""
-    parts = np.split(weight, np.cumsum(segments)[:-1], axis=2)
-    codes = [jnp.asarray(part.swapaxes(2, 3).astype(np.uint8)) for part in parts]
-    return jnp.concatenate([pack_channels(code)[..., 0, :] for code in codes], axis=-1)
+    words = []
+    for part in np.split(weight.swapaxes(2, 3), np.cumsum(segments)[:-1], axis=3):
+        whole = np.pad(part, ((0, 0), (0, 0), (0, 0), (0, -part.shape[3] % WORD_BITS)))
+        words.append(np.packbits(whole, axis=3, bitorder="little").view("<u4"))
+    return jnp.asarray(np.concatenate(words, axis=3), jnp.uint32)
 
 
 def infer(params: PackedUNet, images: Array, *, implementation: str | None = None) -> Array:

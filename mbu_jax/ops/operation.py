@@ -167,9 +167,7 @@ class Operation:
         )
 
     def _run_eagerly(self, *arrays: Array, **static: Any) -> Array:
-        return _compiled(self._primitive, tuple(sorted(static.items(), key=lambda item: item[0])))(
-            *arrays
-        )
+        return _compiled(self._primitive, tuple(static.items()))(*arrays)
 
     def _abstract(self, *avals: Any, tree: Any, implementation: str | None, options: Any) -> Any:
         x, *leaves = (jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals)
