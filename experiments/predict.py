@@ -1,0 +1,381 @@
+"""Segment your own images: python -m experiments.predict --model RUN IMAGES --out DIR."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import dataclasses
+import io
+import re
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from PIL import Image
+from tqdm import tqdm
+
+from experiments import command
+from mbu_jax.data.frames import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Frames, read_frames
+from mbu_jax.data.reading import scale_image
+from mbu_jax.drawing import CLASS_COLOURS, draw_overlay
+from mbu_jax.errors import InputError
+from mbu_jax.instances import label_instances
+from mbu_jax.packing import PackedUNet
+from mbu_jax.predict import logits_to_mask, predict_stream
+from mbu_jax.saving import load_packed
+from mbu_jax.train.rundir import read_config, write_bytes_atomic
+
+_MASK, _OVERLAY, _INSTANCES = ".mask.png", ".overlay.png", ".instances.png"
+_WILDCARDS = re.compile(r"[*?[]")
+_FRAME_NAME = re.compile(r"\d{6,}")
+
+
+@dataclasses.dataclass(frozen=True)
+class InstanceOptions:
+    """How objects that touch are told apart, with --instances."""
+
+    instances: bool = False
+    """Write NAME.instances.png too: 16-bit, one number for each object."""
+
+    min_distance: int = 5
+    """Pixels between the middles of touching objects at least; larger numbers cut less."""
+
+    smoothing: float = 1.0
+    """Standard deviation in pixels of the smoothing of the distances; larger numbers cut less."""
+
+    min_size: int = 0
+    """Leave out objects of fewer pixels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TilingOptions:
+    """How large images are cut; the defaults change no pixel of the result."""
+
+    tile: int = 512
+    """Side of a tile in pixels, a multiple of 16; larger ones are faster on large images."""
+
+    overlap: int | None = None
+    """Pixels that tiles share: by default 192 or half a tile. Less is faster, with seams."""
+
+    batch_size: int | None = None
+    """Tiles at once; by default 1 on a CPU and 8 elsewhere."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictConfig:
+    """Segment images, folders of images and videos, and write masks and overlays as PNG.
+
+    For a picture NAME the masks are NAME.mask.png (class numbers, in colours for the eye) and
+    NAME.overlay.png; for frame 7 of a video or stack, NAME/000007.mask.png and so on. Folders are
+    searched for pictures and videos and keep their sub-folders.
+    """
+
+    inputs: tyro.conf.Positional[
+        Annotated[tuple[str, ...], tyro.conf.arg(metavar="IN [IN ...]")]
+    ] = ()
+    """Images (PNG, JPEG, GIF, TIFF), videos (with PyAV), folders, or patterns in quotes."""
+
+    model: Path = Path("runs/synthetic-mbu/model.safetensors")
+    """Packed network, or the run directory that holds it."""
+
+    out: Path = Path("predictions")
+    """Folder for the results."""
+
+    overwrite: bool = False
+    """Do again what is done; otherwise pictures whose results exist are skipped."""
+
+    image_size: tuple[int, int] | Literal["own"] | None = None
+    """Height and width that the network sees; by default those of the run's training, if any."""
+
+    flips: bool = False
+    """Average over the image and its mirror images: often better, four times the work."""
+
+    implementation: str | None = None
+    """Engine; by default the best that the device has."""
+
+    tiling: TilingOptions = TilingOptions()
+    objects: InstanceOptions = InstanceOptions()
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A file to segment, and the start of its results' names."""
+
+    source: Path
+    base: Path
+
+
+@dataclasses.dataclass
+class _Job:
+    """A frame on its way through the network."""
+
+    item: Item
+    base: Path
+    image: np.ndarray
+
+
+class Predictor:
+    """Segments files one after another and writes what belongs to each.
+
+    Args:
+      params: the network.
+      options: of the command.
+      image_size: height and width for the network, or None for the images' own.
+    """
+
+    def __init__(
+        self, params: PackedUNet, options: PredictConfig, image_size: tuple[int, int] | None
+    ) -> None:
+        if params.config.in_channels not in (1, 3):
+            raise InputError(
+                f"{options.model} takes images of {params.config.in_channels} channels, picture "
+                "files have 1 or 3; call mbu_jax.predict with arrays"
+            )
+        self.options = options
+        self.failures: dict[Path, str] = {}
+        self.written = self.skipped = 0
+        self._params = params
+        self._size = image_size
+        self._jobs: deque[_Job] = deque()
+
+    def run(self, items: Sequence[Item]) -> None:
+        """Segment all files; those that cannot be are left in ``failures``.
+
+        Args:
+          items: the files.
+
+        Raises:
+          InputError: for an option that does not fit.
+          OSError: if a result cannot be written.
+        """
+        options = self.options
+        self._label(np.zeros((1, 1), np.uint8))  # checks the options before the first image
+        todo = [item for item in items if options.overwrite or not self._done(item.base)]
+        self.skipped += len(items) - len(todo)
+        with tqdm(total=len(todo), desc="segmenting", unit="image", disable=None) as bar:
+            results = predict_stream(
+                self._params,
+                self._pixels(todo, bar),
+                **dataclasses.asdict(options.tiling),
+                flips=options.flips,
+                implementation=options.implementation,
+                return_logits=True,
+            )
+            for logits in results:
+                job = self._jobs.popleft()
+                try:
+                    self._write(job, logits)
+                    self.written += 1
+                except InputError as error:
+                    self._fail(job.item, error)
+                bar.update()
+
+    def _pixels(self, items: Sequence[Item], bar: tqdm) -> Iterator[np.ndarray]:
+        """Images for the network; each has a job in the queue by the time it is yielded."""
+        for item in items:
+            try:
+                frames = read_frames(item.source)
+                if frames.count != 1 and bar.total is not None:
+                    bar.total = None if frames.count is None else bar.total + frames.count - 1
+                for base, image in self._wanted(item, frames):
+                    self._jobs.append(_Job(item, base, image))
+                    yield self._prepared(image)
+            except InputError as error:
+                self._fail(item, error)
+                bar.update()
+
+    def _wanted(self, item: Item, frames: Frames) -> Iterator[tuple[Path, np.ndarray]]:
+        if frames.count == 1:
+            yield item.base, next(frames.images)
+            return
+        for index, image in enumerate(frames.images):
+            base = item.base / f"{index:06d}"
+            if self.options.overwrite or not self._done(base):
+                yield base, image
+            else:
+                self.skipped += 1
+
+    def _prepared(self, image: np.ndarray) -> np.ndarray:
+        if self._size is not None:
+            image = scale_image(image, self._size)
+        if self._params.config.in_channels == 1:
+            image = np.asarray(Image.fromarray(image).convert("L"))[..., None]
+        return image
+
+    def _write(self, job: _Job, logits: np.ndarray) -> None:
+        size = job.image.shape[:2]
+        if logits.shape[:2] != size:
+            logits = _resized(logits, size)
+        mask = logits_to_mask(logits)
+        contents, labels = {_MASK: _mask_png(mask)}, None
+        if self.options.objects.instances:
+            labels = self._label(mask)
+            if labels.dtype != np.uint16:
+                raise InputError(
+                    f"{job.item.source} shows {labels.max()} objects, more than 16 bits can "
+                    "number; choose a larger min_size or cut the image"
+                )
+            contents[_INSTANCES] = _png(Image.fromarray(labels))
+        contents[_OVERLAY] = _png(Image.fromarray(draw_overlay(job.image, mask, labels)))
+        job.base.parent.mkdir(parents=True, exist_ok=True)
+        for suffix, content in contents.items():
+            write_bytes_atomic(_with(job.base, suffix), content)
+
+    def _label(self, mask: np.ndarray) -> np.ndarray:
+        objects = self.options.objects
+        return label_instances(
+            mask,
+            min_distance=objects.min_distance,
+            smoothing=objects.smoothing,
+            min_size=objects.min_size,
+        )
+
+    def _done(self, base: Path) -> bool:
+        suffixes = [_MASK, _OVERLAY, *([_INSTANCES] if self.options.objects.instances else [])]
+        return all(_with(base, suffix).exists() for suffix in suffixes)
+
+    def _fail(self, item: Item, error: InputError) -> None:
+        self.failures[item.source] = " ".join(str(error).split())
+
+
+def find_items(inputs: Sequence[str], out: Path) -> list[Item]:
+    """List the files that the arguments name, and where their results go.
+
+    Args:
+      inputs: files, folders and patterns.
+      out: folder for the results; results of an earlier run in it are no inputs.
+
+    Returns:
+      The files of each argument in alphabetical order, none twice.
+
+    Raises:
+      InputError: if there is nothing to do, or two files would write the same results.
+
+    Example:
+      >>> Image.new("L", (3, 2)).save("a.png")
+      >>> find_items(["a.png"], Path("masks"))
+      [Item(source=PosixPath('a.png'), base=PosixPath('masks/a'))]
+    """
+    if not inputs:
+        raise InputError("no input given; name images, folders or videos (--help explains)")
+    found: dict[Path, Item] = {}
+    for text in inputs:
+        for source, name in _files(text, out):
+            base = out / name
+            other = found.setdefault(base, Item(source, base))
+            if other.source.resolve() != source.resolve():
+                raise InputError(
+                    f"{other.source} and {source} would both write {_with(base, _MASK)}; rename "
+                    "one, or choose another --out for it"
+                )
+    for base, item in found.items():
+        animated = found.get(base.parent)
+        if animated is not None and _FRAME_NAME.fullmatch(base.name):
+            raise InputError(
+                f"{item.source} and a frame of {animated.source} could both write "
+                f"{_with(base, _MASK)}; choose another --out for one"
+            )
+    return list(found.values())
+
+
+def _files(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
+    """Files that one argument names, each with its results' name inside the output folder."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        root, candidates = path, path.rglob("*")
+    elif path.exists():
+        yield path, Path(path.stem)
+        return
+    elif _WILDCARDS.search(text):
+        fixed = [p for p in path.parts[: _first_wildcard(path)] if p]
+        root = Path(*fixed)
+        candidates = root.glob(str(path.relative_to(root)))
+    else:
+        raise InputError(f"{text} does not exist; name an image, a folder or a video")
+    kinds = PICTURE_SUFFIXES | VIDEO_SUFFIXES
+    files = sorted(p for p in candidates if p.suffix.lower() in kinds and p.is_file())
+    files = [p for p in files if not _is_result(p, out)]
+    if not files:
+        raise InputError(f"{text} holds no picture or video (PNG, JPEG, GIF, TIFF, MP4 …)")
+    for file in files:
+        yield file, file.relative_to(root).with_suffix("")
+
+
+def _first_wildcard(path: Path) -> int:
+    return next(i for i, part in enumerate(path.parts) if _WILDCARDS.search(part))
+
+
+def _is_result(path: Path, out: Path) -> bool:
+    ours = path.name.endswith((_MASK, _OVERLAY, _INSTANCES))
+    return ours and path.resolve().is_relative_to(out.resolve())
+
+
+def _with(base: Path, suffix: str) -> Path:
+    return base.parent / (base.name + suffix)
+
+
+def _resized(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Logits at another size: scaling these, not the mask, keeps outlines smooth."""
+    planes = [
+        Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR)
+        for plane in np.moveaxis(logits, -1, 0)
+    ]
+    return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+
+
+def _mask_png(mask: np.ndarray) -> bytes:
+    """Class numbers under a palette: numbers to a program, colours to the eye."""
+    picture = Image.fromarray(mask)
+    further = CLASS_COLOURS[1 + np.arange(255) % (len(CLASS_COLOURS) - 1)]
+    picture.putpalette(np.concatenate([CLASS_COLOURS[:1], further]).tobytes())
+    return _png(picture)
+
+
+def _png(picture: Image.Image) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()
+
+
+def _image_size(options: PredictConfig, model: Path) -> tuple[int, int] | None:
+    """The size that the network sees: as asked for, or as its run was trained."""
+    if options.image_size == "own":
+        return None
+    size = options.image_size
+    if size is None and (model.parent / "config.json").is_file():
+        data = read_config(model.parent).get("data")
+        size = data.get("image_size") if isinstance(data, dict) else None
+    if size is None:
+        return None
+    height, width = size
+    if not (0 < height <= 2**14 and 0 < width <= 2**14):
+        raise InputError(f"image_size is {height} {width}; give a height and width of 1 to 16384")
+    return height, width
+
+
+def main() -> None:
+    """Parse the command line, segment, and say what was done; exit with 1 if a file failed."""
+    options = command.parse(PredictConfig, {"default": PredictConfig()})
+    items = find_items(options.inputs, options.out)
+    if options.out.exists() and not options.out.is_dir():
+        raise InputError(f"{options.out} is a file; choose a folder for --out")
+    model = options.model / "model.safetensors" if options.model.is_dir() else options.model
+    predictor = Predictor(load_packed(model), options, _image_size(options, model))
+    predictor.run(items)
+    parts = [f"{predictor.written} segmented"]
+    if predictor.skipped:
+        parts.append(f"{predictor.skipped} already done (--overwrite does them again)")
+    print(f"{', '.join(parts)}; results are in {options.out}")
+    if predictor.failures:
+        print(f"error: {len(predictor.failures)} of {len(items)} files failed:", file=sys.stderr)
+        for reason in predictor.failures.values():
+            print(f"  {reason}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,246 @@
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import command, predict
+from mbu_jax.errors import InputError
+from mbu_jax.saving import save_packed
+from mbu_jax.train.rundir import write_json_atomic
+from mbu_jax.unet import UNetConfig
+from tests.random_packed import random_packed
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_packed(path, random_packed(UNetConfig(width=4), seed=1))
+    return path
+
+
+type Program = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def program(model: Path, monkeypatch, capsys, tmp_path) -> Program:
+    """Runs the command in an empty folder; gives exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        argv = ["predict", "--model", str(model), *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", argv)
+        code = 0
+        try:
+            command.run(predict.main)
+        except SystemExit as stop:
+            code = stop.code
+        printed = capsys.readouterr()
+        assert isinstance(code, int)
+        return code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def brightness(monkeypatch) -> None:
+    """Instead of the network: an object is where the image is bright."""
+
+    def segment(params, images, **options):
+        assert options.pop("return_logits")
+        return (image[..., :1].astype(np.float32) - 127.5 for image in images)
+
+    monkeypatch.setattr(predict, "predict_stream", segment)
+
+
+def draw(path: Path | str, *values: int, size: tuple[int, int] = (24, 16)) -> Path:
+    """A picture of a bright square on black, or an animation with a frame for each value."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames = []
+    for value in values or (200,):
+        frames.append(Image.new("L", size))
+        frames[-1].paste(value, (4, 4, 10, 10))
+    frames[0].save(path, save_all=len(frames) > 1, append_images=frames[1:])
+    return path
+
+
+def results(folder: Path | str = "out") -> set[str]:
+    folder = Path(folder)
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+def read(path: str) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def test_files_folders_patterns_and_animations(program, brightness):
+    draw("a.png")
+    draw("scans/b.jpg")
+    draw("scans/deep/c.tif")
+    draw("scans/notes/d.gif", 200, 50, 200)
+    Path("scans/readme.txt").write_text("not a picture")
+    draw("more/x/e.png")
+    code, out, err = program("a.png", "scans", "more/**/*.png", "--out", "out", "--instances")
+    assert (code, err) == (0, "")
+    assert "7 segmented" in out
+    bases = ["a", "b", "deep/c", "x/e", *(f"notes/d/00000{i}" for i in range(3))]
+    kinds = ("mask", "overlay", "instances")
+    assert results() == {f"{base}.{kind}.png" for base in bases for kind in kinds}
+    expected = np.zeros((16, 24), np.uint8)
+    expected[4:10, 4:10] = 1
+    np.testing.assert_array_equal(read("out/a.mask.png"), expected)
+    np.testing.assert_array_equal(read("out/a.instances.png"), expected)
+    assert read("out/a.instances.png").dtype == np.uint16
+    assert read("out/a.overlay.png").shape == (16, 24, 3)
+    assert read("out/notes/d/000001.mask.png").max() == 0
+    with Image.open("out/a.mask.png") as picture:
+        assert picture.convert("RGB").getpixel((5, 5)) == (255, 255, 255)
+
+
+def test_what_is_done_is_skipped_unless_told(program, brightness):
+    draw("in/a.png")
+    draw("in/b.gif", 200, 100)
+    assert program("in", "--out", "out")[0] == 0
+    Path("out/a.mask.png").write_bytes(b"mine")
+    Path("out/b/000001.overlay.png").unlink()
+    code, out, _ = program("in", "--out", "out")
+    assert code == 0
+    assert "1 segmented, 2 already done" in out
+    assert Path("out/a.mask.png").read_bytes() == b"mine"
+    code, out, _ = program("in", "--out", "out", "--overwrite")
+    assert "3 segmented" in out
+    assert read("out/a.mask.png").max() == 1
+    # Labels were not asked for before, so with them the pictures are not done.
+    assert "3 segmented" in program("in", "--out", "out", "--instances")[1]
+
+
+def test_results_beside_the_images_are_no_images(program, brightness):
+    draw("in/a.png")
+    draw("in/truth.mask.png")
+    for _ in range(2):
+        assert program("in", "--out", "in/out")[0] == 0
+    assert results("in/out") == {
+        f"{name}.{kind}.png" for name in ("a", "truth.mask") for kind in ("mask", "overlay")
+    }
+    draw("flat/a.png")
+    for _ in range(2):
+        assert program("flat", "--out", "flat")[0] == 0
+    assert results("flat") == {"a.png", "a.mask.png", "a.overlay.png"}
+
+
+def test_an_unreadable_file_does_not_stop_the_rest(program, brightness):
+    draw("in/a.png")
+    draw("in/c.png")
+    data = draw("in/b.png").read_bytes()
+    Path("in/b.png").write_bytes(data[:40])
+    stack = draw("in/stack.gif", *range(130, 230, 10), size=(90, 90)).read_bytes()
+    Path("in/stack.gif").write_bytes(stack[: len(stack) // 2])
+    Path("in/z.mp4").write_bytes(b"nothing")
+    code, _, err = program("in", "--out", "out")
+    assert code == 1
+    assert {"a.mask.png", "c.mask.png"} <= results()
+    assert not Path("out/b.mask.png").exists()
+    lines = err.splitlines()
+    assert lines[0] == "error: 3 of 5 files failed:"
+    for line, name in zip(lines[1:], ("b.png", "stack.gif", "z.mp4"), strict=True):
+        assert f"in/{name}" in line
+    assert not [name for name in results() if "tmp" in name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "no input given"),
+        (("absent.png",), "absent.png does not exist"),
+        (("empty",), "empty holds no picture or video"),
+        (("none/*.png",), r"none/*.png holds no picture or video"),
+        (("a.png", "--model", "absent"), "absent cannot be read"),
+        (("a.png", "--tile", "100"), "tile is 100"),
+        (("a.png", "--overlap", "7"), "overlap is 7"),
+        (("a.png", "--batch-size", "0"), "batch_size is 0"),
+        (("a.png", "--min-distance", "0"), "min_distance is 0"),
+        (("a.png", "--image-size", "0", "5"), "image_size is 0 5"),
+        (("a.png", "--implementation", "magic"), "unknown implementation 'magic'"),
+        (("a.png", "--out", "a.png"), "a.png is a file"),
+        (("a.png", "--flip"), "unknown option --flip; did you mean --flips?"),
+    ],
+)
+def test_bad_options_are_one_line(program, arguments, said):
+    draw("a.png")
+    Path("empty").mkdir()
+    code, out, err = program(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert said in err
+    assert err.count("\n") == 1
+    assert results(".") == {"a.png"}
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [("in/a.png", "in/a.jpg"), ("in/a.png", "other/a.png"), ("in/a.gif", "in/a/000001.png")],
+)
+def test_two_files_with_the_same_results_are_refused(program, pair):
+    for path in pair:
+        draw(path)
+    folders = {Path(path).parts[0] for path in pair}
+    code, _, err = program(*sorted(folders), "--out", "out")
+    assert code == 2
+    assert all(path in err for path in pair)
+    assert not Path("out").exists()
+    again = predict.find_items([pair[0], pair[0]], Path("out"))
+    assert len(again) == 1
+
+
+def test_the_network_segments_and_tiles_change_nothing(program, model):
+    draw("a.png", size=(40, 24))
+    assert program("a.png", "--out", "one")[0] == 0
+    assert program("a.png", "--out", "two", "--tile", "1024", "--batch-size", "1")[0] == 0
+    np.testing.assert_array_equal(read("one/a.mask.png"), read("two/a.mask.png"))
+    assert read("one/a.mask.png").shape == (24, 40)
+
+
+def test_images_are_resized_as_the_run_was_trained(program, model, monkeypatch):
+    draw("a.png", size=(40, 24))
+    seen = []
+
+    def segment(params, images, **options):
+        for image in images:
+            seen.append(image.shape[:2])
+            yield image[..., :1].astype(np.float32) - 127.5
+
+    monkeypatch.setattr(predict, "predict_stream", segment)
+    run = Path("run")
+    run.mkdir()
+    (run / "model.safetensors").write_bytes(model.read_bytes())
+    write_json_atomic(run / "config.json", {"data": {"image_size": [48, 80]}})
+    for options in ((), ("--image-size", "own"), ("--image-size", "12", "20")):
+        assert program("a.png", "--model", run, "--overwrite", "--out", "out", *options)[0] == 0
+        mask = read("out/a.mask.png")
+        assert mask.shape == (24, 40)
+        assert mask[7, 7] == 1
+        assert 20 <= mask.sum() <= 42  # 36, less what blurs at the corners
+    assert seen == [(48, 80), (24, 40), (12, 20)]
+
+
+def test_too_many_objects_fail_that_file_alone(program, brightness, monkeypatch):
+    draw("a.png")
+    monkeypatch.setattr(
+        predict, "label_instances", lambda mask, **options: mask.astype(np.uint32) * 70000
+    )
+    code, _, err = program("a.png", "--instances", "--out", "out")
+    assert code == 1
+    assert "70000 objects" in err
+    assert results() == set() if Path("out").exists() else True
+
+
+def test_a_network_of_other_channels_is_told(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_packed(path, random_packed(UNetConfig(width=4, in_channels=5)))
+    options = predict.PredictConfig(model=path)
+    with pytest.raises(InputError, match="takes images of 5 channels"):
+        predict.Predictor(random_packed(UNetConfig(width=4, in_channels=5)), options, None)

@@ -1,0 +1,164 @@
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from mbu_jax.architecture import LAYER_NAMES, unet_layers
+from mbu_jax.errors import InputError
+from mbu_jax.layers import QuantizationOptions
+from mbu_jax.packing import PackedUNet
+from mbu_jax.summary import Summary, summary
+from mbu_jax.unet import UNet, UNetConfig
+from tests.random_packed import random_packed
+
+MIXED = UNetConfig(
+    width=32,
+    precisions=("binary", "masked", "pow2") * 4,
+    quantization=QuantizationOptions(activation_bits=2),
+)
+
+
+@pytest.fixture(scope="module")
+def mixed() -> tuple[PackedUNet, Summary]:
+    params = random_packed(MIXED, density=0.2)
+    return params, summary(params, image_size=(100, 200))
+
+
+def test_the_bytes_are_those_of_the_arrays(mixed):
+    params, result = mixed
+    assert result.packed
+    assert result.total("parameter_bytes") == sum(a.nbytes for a in jax.tree.leaves(params))
+    rows = {layer.name: layer for layer in result.layers}
+    assert list(rows)[1:-1] == list(params.conv_names)
+    for name, conv in params.convs.items():
+        planes = {"binary": 1, "masked": 2, "pow2": 4}[conv.precision]
+        words = conv.positive.size * planes + 3 * conv.out_channels
+        assert rows[name].parameter_bytes == 4 * words
+        assert rows[name].precision == conv.precision
+
+
+def set_bits(words) -> int:
+    return sum(int(word).bit_count() for word in np.asarray(words).ravel())
+
+
+@pytest.mark.parametrize("name", ["up_c4.conv2", "up_ct2.conv", "down_c1.conv1"])
+def test_non_zero_work_is_counted_exactly(mixed, name):
+    params, result = mixed
+    (row,) = (layer for layer in result.layers if layer.name == name)
+    conv = params.convs[name]
+    scale = {"up_c4.conv2": 1, "up_ct2.conv": 8, "down_c1.conv1": 2}[name]
+    # A weight meets every position of the image that it is slid over, padded to 112 by 208.
+    positions = (112 // scale) * (208 // scale)
+    weights = int(np.prod(conv.positive.shape[:3])) * conv.in_channels
+    kept = weights
+    if conv.negative is not None:
+        kept = set_bits(conv.positive) + set_bits(conv.negative)
+        assert 0 < kept < weights
+    assert row.macs == weights * positions
+    assert row.nonzero_macs == kept * positions
+    assert row.density == kept / weights
+
+
+def test_activations_are_words_of_each_bit(mixed):
+    _, result = mixed
+    rows = {layer.name: layer for layer in result.layers}
+    assert rows["stem.conv1"].activation_bytes == 112 * 208 * 2 * 4
+    assert rows["down_c4.conv2"].activation_bytes == 7 * 13 * 2 * 8 * 4
+    assert rows["head"].activation_bytes == 112 * 208 * 4
+    assert rows["down_c4.conv2"].float_activation_bytes == 7 * 13 * 256 * 4
+
+
+def test_totals_and_ratios_are_sums(mixed):
+    _, result = mixed
+    kinds = result.macs_by_kind()
+    everything = sum(layer.macs(100, 200) for layer in unet_layers(width=32))
+    assert sum(kinds[kind] for kind in ("float", "integer", "binary", "masked", "pow2")) == (
+        everything
+    )
+    assert kinds["nonzero"] == sum(layer.nonzero_macs for layer in result.layers)
+    assert kinds["integer"] == 0
+    weights = sum(layer.weights for layer in unet_layers(width=32))
+    floats = result.total("float_parameter_bytes")
+    assert floats > 4 * weights
+    assert result.ratios()["parameters"] == floats / result.total("parameter_bytes")
+    assert 5 < result.ratios()["parameters"] < 32
+    assert 10 < result.ratios()["activations"] < 16
+
+
+def test_json_holds_what_the_rows_hold(mixed):
+    _, result = mixed
+    content = json.loads(result.to_json())
+    assert content["image_size"] == [100, 200]
+    assert len(content["layers"]) == len(result.layers) == 23
+    for row, layer in zip(content["layers"], result.layers, strict=True):
+        assert row == dataclasses.asdict(layer) | {"kind": layer.kind}
+    assert content["totals"]["macs"] == result.total("macs")
+    assert content["ratios"] == result.ratios()
+
+
+def test_the_table_is_aligned_and_complete(mixed):
+    _, result = mixed
+    lines = str(result).splitlines()
+    header = next(i for i, line in enumerate(lines) if line.startswith("layer"))
+    assert [line.split()[0] for line in lines[header + 2 : header + 25]] == [
+        layer.name for layer in result.layers
+    ]
+    ends = [lines[header].index(word) + len(word) for word in ("MAC", "parameters", "activations")]
+    for line in lines[header + 2 : header + 25]:
+        assert all(line[end - 1] != " " and line[end] == " " for end in ends)
+    assert any(line.startswith("total ") for line in lines)
+    assert any(line.startswith("in float32 ") for line in lines)
+    assert any("nonzero" in line and "pow2" in line for line in lines)
+    assert any(line.startswith("engine xla: ") for line in lines)
+    assert max(map(len, lines)) <= 130
+    assert not any(line.endswith(" ") for line in lines)
+
+
+def test_the_engine_asked_for_is_named(mixed):
+    params, _ = mixed
+    rows = summary(params, implementation="xla").layers
+    assert {(row.engine, row.reason) for row in rows[1:-1]} == {("xla", "asked for")}
+    with pytest.raises(InputError, match="magic"):
+        summary(params, implementation="magic")
+    with pytest.raises(InputError, match="image size 0x5"):
+        summary(params, image_size=(0, 5))
+
+
+def lay_out(config: UNetConfig) -> UNet:
+    """A model of zeros and fresh BatchNorms, without compiling its initialization."""
+    structure, state = nnx.split(nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0))))
+    fill = lambda leaf: jax.numpy.asarray(np.ones(leaf.shape, leaf.dtype))  # noqa: E731
+    return nnx.merge(structure, jax.tree.map(fill, state))
+
+
+def test_a_model_that_cannot_be_packed_is_counted_in_float32():
+    precisions = ("int8",) + ("masked",) * 11
+    model = lay_out(UNetConfig(width=4, precisions=precisions))
+    result = summary(model, image_size=(16, 16))
+    assert not result.packed
+    assert {layer.engine for layer in result.layers} == {"model"}
+    assert all("down_c1 has int8 weights" in layer.reason for layer in result.layers)
+    kinds = {layer.name: layer.kind for layer in result.layers}
+    assert kinds["stem.conv1"] == kinds["head"] == "float"
+    assert kinds["stem.conv2"] == kinds["up_c4.conv1"] == "masked"
+    assert kinds["down_c1.conv2"] == "integer"
+    assert result.ratios()["parameters"] == result.ratios()["activations"] == 1
+
+
+def test_a_float_model_is_float_throughout():
+    result = summary(lay_out(UNetConfig.preset("full_precision", width=4)))
+    assert set(result.macs_by_kind().values()) == {0, result.total("macs")}
+    assert result.macs_by_kind()["float"] == result.total("macs")
+    assert result.activation_bits == 32
+
+
+def test_a_model_is_counted_as_packing_makes_it():
+    model = lay_out(UNetConfig(width=4, precisions=("binary",) * len(LAYER_NAMES)))
+    result = summary(model, image_size=(16, 16))
+    assert result.packed
+    rows = {layer.name: layer for layer in result.layers}
+    assert rows["up_c4.conv1"].parameter_bytes == 4 * (9 * 4 * 2 + 4)
+    assert rows["up_c4.conv1"].density == 1
