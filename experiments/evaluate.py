@@ -7,15 +7,19 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import dataclasses
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from jax import Array
 from tqdm import tqdm
 
 from experiments import command
+from experiments.packed import compare_masks, packed_logits
 from mbu_jax.data import eval_batches, open_source
 from mbu_jax.data.pipeline import PreparedImages
 from mbu_jax.errors import InputError
+from mbu_jax.saving import load_packed
 from mbu_jax.train.checkpoints import Which, load_run
 from mbu_jax.train.evaluation import Evaluator
 from mbu_jax.train.report import write_report
@@ -33,6 +37,9 @@ class EvaluateConfig:
     checkpoint: Which = "best"
     """The checkpoint with the highest validation Dice, or the last one."""
 
+    packed: bool = False
+    """Score the packed network (model.safetensors) instead, and compare it with the checkpoint."""
+
     data_dir: Path | None = None
     """Other data of the same layout; by default what the run was trained on."""
 
@@ -49,7 +56,8 @@ class EvaluateConfig:
     """Pictures to write, from the worst image to the best; 0 for none."""
 
     out: Path | None = None
-    """JSON file; by default eval.json in the run, or eval-SPLIT-DATA.json there for other data."""
+    """JSON file; by default eval.json in the run, or eval-SPLIT-DATA.json there for other data, and
+    with -packed for the packed network."""
 
 
 def main() -> None:
@@ -77,21 +85,28 @@ def main() -> None:
         unit="batch",
         disable=None,  # where standard error is no terminal
     )
-    scores = Evaluator(network, mesh).scores(params, stats, batches)
-
     run = RunDirectory(options.run)
-    name = "eval.json" if own and options.split == "validation" else _name(options)
-    out = options.out or run.path / name
+    model: Callable[[Array], Array] = network.model(params, stats)
+    facts: dict[str, Any] = {"step": step, "split": options.split}
+    evaluator = Evaluator(network, mesh)
+    if options.packed:
+        packed = load_packed(run.model)
+        scores = evaluator.score(packed_logits(packed), batches)
+        facts["packed"] = compare_masks(model, packed, images, options.batch_size)._asdict()
+    else:
+        scores = evaluator.scores(params, stats, batches)
+
+    usual = own and options.split == "validation" and not options.packed
+    out = options.out or run.path / ("eval.json" if usual else _name(options))
     report = write_report(
         out,
         run.samples if out == run.evaluation else out.with_suffix(""),
         scores,
         images,
-        network.model(params, stats),
+        model,
         options.samples,
-        step=step,
-        split=options.split,
         data_dir=None if own else str(options.data_dir),
+        **facts,
     )
     del report["per_image"]
     print(json.dumps(report, indent=2))
@@ -99,7 +114,8 @@ def main() -> None:
 
 def _name(options: EvaluateConfig) -> str:
     data = "" if options.data_dir is None else f"-{options.data_dir.resolve().stem}"
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", f"eval-{options.split}{data}.json")
+    packed = "-packed" if options.packed else ""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", f"eval-{options.split}{data}{packed}.json")
 
 
 if __name__ == "__main__":

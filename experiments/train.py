@@ -12,10 +12,11 @@ from mbu_jax.train.config import PRESETS, ClusterOptions, TrainConfig
 
 
 def main() -> None:
-    """Parse the command line, train, and say where the results are."""
+    """Parse the command line, train, pack the result, and say where everything is."""
     config = command.parse(TrainConfig, PRESETS)
     _join(config.cluster)
     # Late: importing the loop starts JAX's devices, which must come after joining the cluster.
+    from experiments.packed import pack_run
     from mbu_jax.train.loop import Trainer
 
     trainer = Trainer(config)
@@ -28,6 +29,7 @@ def main() -> None:
             f"F1 {scores['f1']:.4f}  pooled IoU {scores['pooled_iou']:.4f}  "
             f"on {scores['images']} validation images"
         )
+        print(pack_run(trainer.run, trainer.validation_images, config.eval_batch_size))
         print(f"run directory: {trainer.run.path}")
 
 

@@ -75,7 +75,20 @@ class Evaluator:
         Returns:
           The scores, of all processes' images.
         """
-        logits = self.logits(params, stats)
+        return self.score(self.logits(params, stats), batches)
+
+    def score(
+        self, logits: Callable[[Array], Array], batches: Iterable[dict[str, Any]]
+    ) -> SegmentationScores:
+        """Score whatever gives logits, a packed network for instance.
+
+        Args:
+          logits: function from images [B, H, W, C] to logits [B, H, W, classes], global arrays.
+          batches: evaluation batches.
+
+        Returns:
+          The scores, of all processes' images.
+        """
         scores = SegmentationScores()
         for batch in batches:
             arrays = shard_batch(batch, self._mesh)

@@ -50,6 +50,7 @@ class Trainer:
     Attributes:
       run: the run's directory.
       leads: whether this process is the one that writes there.
+      validation_images: the data source that scores are of.
       total_steps: updates from beginning to end.
       step: updates done.
       state: what they have led to.
@@ -72,7 +73,7 @@ class Trainer:
         with failing_together("data"):
             self._check_batch_sizes()
             self._train_images = self._open("train")
-            self._validation_images = self._open("validation")
+            self.validation_images = self._open("validation")
             self.network, params, stats = Network.create(config.model.build(), config.seed)
             self.total_steps = self._epoch_end(config.epochs)
             self._learning_rate = learning_rate_schedule(config.optimizer, self.total_steps)
@@ -230,7 +231,7 @@ class Trainer:
                 self.run.evaluation,
                 self.run.samples,
                 scores,
-                self._validation_images,
+                self.validation_images,
                 network.model(params, stats),
                 self.config.samples,
                 step=step,
@@ -240,7 +241,7 @@ class Trainer:
 
     def _scores(self, params: Tree, stats: Tree) -> SegmentationScores:
         batches: Iterable[dict[str, np.ndarray]] = eval_batches(
-            self._validation_images,
+            self.validation_images,
             batch_size=self.config.eval_batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),

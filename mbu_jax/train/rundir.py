@@ -144,6 +144,11 @@ class RunDirectory:
         return self.path / "eval.json"
 
     @property
+    def model(self) -> Path:
+        """The packed network of the best checkpoint."""
+        return self.path / "model.safetensors"
+
+    @property
     def samples(self) -> Path:
         """The folder of pictures: image, truth, prediction, error."""
         return self.path / "samples"

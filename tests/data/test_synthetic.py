@@ -54,7 +54,7 @@ def test_an_example_depends_on_seed_split_and_index_alone() -> None:
 
 def test_modalities_have_the_documented_shares_and_colours() -> None:
     kinds = []
-    for example in synthetic_source("train", train_examples=300, image_size=(32, 32)):
+    for example in synthetic_source("train", train_examples=300, image_size=(48, 48)):
         red, green, blue = np.moveaxis(example["image"].astype(int), -1, 0)
         if np.array_equal(red, green) and np.array_equal(green, blue):
             light = np.median(example["image"][example["mask"] == 0]) > 100
@@ -62,9 +62,9 @@ def test_modalities_have_the_documented_shares_and_colours() -> None:
         else:
             kinds.append("histology")
     shares = {kind: kinds.count(kind) / 300 for kind in MODALITIES}
-    expected = {"fluorescence": 0.7, "histology": 0.2, "bright_field": 0.1}
+    expected = {"fluorescence": 0.8, "histology": 0.12, "bright_field": 0.08}
     for kind, share in expected.items():
-        assert shares[kind] == pytest.approx(share, abs=0.08)
+        assert shares[kind] == pytest.approx(share, abs=0.03)
 
 
 def test_nuclei_touch_in_some_images_and_lie_apart_in_others() -> None:
@@ -77,13 +77,15 @@ def test_nuclei_touch_in_some_images_and_lie_apart_in_others() -> None:
 
 
 def test_otsu_does_not_solve_it() -> None:
-    scores = []
+    bright, told = [], []
     for example in synthetic_source("validation"):
         grey, truth = example["image"].astype(float).mean(axis=2), example["mask"] > 0
         above = grey > threshold_otsu(grey)
-        # The better of both polarities: more than the threshold itself can know.
-        scores.append(max(2 * (p & truth).sum() / (p.sum() + truth.sum()) for p in (above, ~above)))
-    assert np.mean(scores) == pytest.approx(0.85, abs=0.01)
+        scores = [2 * (p & truth).sum() / (p.sum() + truth.sum()) for p in (above, ~above)]
+        bright.append(scores[0])
+        told.append(max(scores))
+    assert np.mean(bright) == pytest.approx(0.74, abs=0.01)
+    assert np.mean(told) == pytest.approx(0.93, abs=0.01)
 
 
 def test_source_has_the_documented_splits() -> None:

@@ -40,7 +40,8 @@ def contents(run: Path, step: int) -> dict[str, bytes]:
 def test_a_run_leaves_everything(finished_run: Path) -> None:
     names = {path.name for path in finished_run.iterdir()}
     assert names == {
-        *("config.json", "metrics.jsonl", "checkpoints", "eval.json", "samples", "curves.png")
+        *("config.json", "metrics.jsonl", "checkpoints", "eval.json", "samples", "curves.png"),
+        "model.safetensors",
     }
     kinds = [(line["step"], line["epoch"], line["kind"]) for line in log_of(finished_run)]
     assert kinds == [(3 * e, e, kind) for e in (1, 2) for kind in ("train", "layers", "validation")]
@@ -71,6 +72,7 @@ def test_the_scores_are_those_of_the_best_checkpoint(finished_run: Path) -> None
     printed = (finished_run.parent / "printed").read_text()
     assert f"Dice {best['dice']:.4f}" in printed
     assert f"run directory: {finished_run}" in printed
+    assert "its masks are the model's on every pixel of 64 images" in printed
     assert report["definitions"]["f1"] in printed
 
 
@@ -158,7 +160,8 @@ def test_a_killed_run_ends_bit_identical(
     assert contents(run, 6) == contents(finished_run, 6)
     assert len(contents(run, 6)) > 300  # parameters, both moments, their average, statistics
     assert log_of(run) == log_of(finished_run)
-    for name in ("eval.json", *(f"samples/{p.name}" for p in (run / "samples").iterdir())):
+    files = ("eval.json", "model.safetensors")
+    for name in (*files, *(f"samples/{p.name}" for p in (run / "samples").iterdir())):
         assert (run / name).read_bytes() == (finished_run / name).read_bytes()
     left = [sorted(p.name for p in (r / "checkpoints").iterdir()) for r in (run, finished_run)]
     assert left[0] == left[1]

@@ -38,7 +38,7 @@ def test_presets_build(name):
 def test_the_default_preset_needs_nothing():
     name, config = next(iter(PRESETS.items()))
     assert (name, config.dataset, config.data_dir) == ("quick", "synthetic", None)
-    assert {"quick", "small", "paper"} <= PRESETS.keys()
+    assert {"quick", "small", "best", "paper"} == PRESETS.keys()
     assert PRESETS["small"].dataset == "nuclei"
 
 

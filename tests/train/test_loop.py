@@ -310,7 +310,7 @@ def test_another_configuration_is_refused(tmp_path, updates, monkeypatch, capsys
     ("options", "said"),
     [
         (["--dataset", "moon"], "moon"),
-        (["--preset", "huge"], "unknown preset 'huge'; choose one of quick, small, paper"),
+        (["--preset", "huge"], "unknown preset 'huge'; choose one of quick, small, best, paper"),
         (["--network", "resnet"], "resnet"),
         (["--dataset", "nuclei", "--data-dir", "nowhere"], "nowhere"),
         (["--data-dir", "."], "the synthetic dataset is generated"),

@@ -19,13 +19,13 @@ def paint_bright_field(
     Returns:
       float32 [H, W, 3] (grey, so three equal channels), 1 being full scale; and its nuclei.
     """
-    radius = rng.uniform(7, 13)
+    radius = rng.uniform(10, 18)
     layout = place_nuclei(
         rng,
         shape,
         radius=radius,
         spread=rng.uniform(0.1, 0.25),
-        coverage=rng.uniform(0.03, 0.15),
+        coverage=rng.uniform(0.08, 0.25),
         touching=rng.uniform(0, 0.15),
         elongation=rng.uniform(1.1, 1.8),
         roughness=rng.uniform(0.05, 0.2),

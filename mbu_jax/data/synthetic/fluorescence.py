@@ -22,7 +22,7 @@ def paint_fluorescence(
     layout = place_nuclei(
         rng,
         shape,
-        radius=np.exp(rng.uniform(np.log(7), np.log(17))),
+        radius=np.exp(rng.uniform(np.log(10), np.log(24))),
         spread=rng.uniform(0.08, 0.25),
         coverage=rng.uniform(0.05, 0.4),
         touching=rng.uniform(0, 0.6),
@@ -39,7 +39,7 @@ def paint_fluorescence(
     gain = np.exp(rng.uniform(0.1, 0.35) * smooth_noise(rng, shape, 60))
     offset = np.exp(rng.uniform(np.log(0.02), np.log(0.2)))
     offset *= np.clip(1 + 0.3 * smooth_noise(rng, shape, 60), 0.2, None)
-    exposure = np.exp(rng.uniform(np.log(0.25), np.log(0.8)))
+    exposure = np.exp(rng.uniform(np.log(0.4), np.log(0.75)))
     image = exposure * (light * gain + offset)
     photons = np.exp(rng.uniform(np.log(200), np.log(2000)))
     image = sensor_noise(rng, image, photons, read=0.004)
@@ -49,7 +49,7 @@ def paint_fluorescence(
 def _stained(rng: np.random.Generator, layout: Layout) -> tuple[Field, Field]:
     """The light of the nuclei in focus, and of those that are not; 1 is a typical nucleus."""
     shape = layout.labels.shape
-    brightness = np.exp(rng.uniform(0.1, 0.6) * rng.standard_normal(layout.count))
+    brightness = np.exp(rng.uniform(0.1, 0.4) * rng.standard_normal(layout.count))
     brightness = np.clip(brightness, 0.4, 2.5)
     dome = (1 - layout.radial**2 + 1e-3) ** rng.uniform(0.1, 0.5)
     chromatin = smooth_noise(rng, shape, rng.uniform(1.5, 4)) * rng.uniform(0.05, 0.25)
@@ -66,7 +66,7 @@ def _stray_light(rng: np.random.Generator, light: Field) -> Field:
     """Glow around the nuclei, and haze from nuclei far out of focus, which are no objects."""
     glow = ndimage.gaussian_filter(light, rng.uniform(3, 8), truncate=2)
     haze = np.clip(smooth_noise(rng, light.shape, rng.uniform(12, 30)) - 0.5, 0, 1)
-    return rng.uniform(0, 0.4) * glow + rng.uniform(0, 0.5) * haze
+    return rng.uniform(0, 0.3) * glow + rng.uniform(0, 0.25) * haze
 
 
 def _debris(rng: np.random.Generator, shape: tuple[int, int]) -> Field:

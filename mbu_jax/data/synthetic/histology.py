@@ -27,7 +27,7 @@ def paint_histology(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[n
     layout = place_nuclei(
         rng,
         shape,
-        radius=np.exp(rng.uniform(np.log(7), np.log(18))),
+        radius=np.exp(rng.uniform(np.log(10), np.log(24))),
         spread=rng.uniform(0.15, 0.3),
         coverage=rng.uniform(0.1, 0.4),
         touching=rng.uniform(0, 0.5),
@@ -52,7 +52,7 @@ def _chromatin(rng: np.random.Generator, layout: Layout) -> Field:
     """Nuclear stain of dense (evenly dark) and vesicular (pale, dark-rimmed, speckled) nuclei."""
     shape = layout.labels.shape
     vesicular = layout.per_nucleus(rng.random(layout.count) < rng.uniform(0, 1))
-    strength = layout.per_nucleus(np.exp(0.25 * rng.standard_normal(layout.count)))
+    strength = layout.per_nucleus(np.exp(0.15 * rng.standard_normal(layout.count)))
     grain = smooth_noise(rng, shape, rng.uniform(1.5, 3))
     dense = 1.05 + 0.15 * grain
     rim = np.exp(-((layout.depth / 1.5) ** 2))
@@ -65,7 +65,7 @@ def _smudges(rng: np.random.Generator, nuclear: Field) -> Field:
     """Stain out of focus: halos of cytoplasm, and blots that are no nuclei."""
     halo = ndimage.gaussian_filter(nuclear, rng.uniform(3, 6), truncate=2)
     blots = np.clip(smooth_noise(rng, nuclear.shape, rng.uniform(10, 25)) - 0.7, 0, 1)
-    return rng.uniform(0.05, 0.4) * halo + rng.uniform(0, 0.6) * blots
+    return rng.uniform(0.05, 0.3) * halo + rng.uniform(0, 0.4) * blots
 
 
 def _tissue(rng: np.random.Generator, shape: tuple[int, int], nuclear: Field) -> Field:
