@@ -92,8 +92,8 @@ def blend_weights(tile: int, overlap: int, *, before: bool, after: bool) -> NDAr
       float32 [tile], weights in [0, 1], 1 away from seams and at image edges.
 
     Example:
-      >>> blend_weights(6, 2, before=True, after=False).round(2).tolist()
-      [0.15, 0.85, 1.0, 1.0, 1.0, 1.0]
+      >>> blend_weights(6, 2, before=True, after=False).round(2)
+      array([0.15, 0.85, 1.  , 1.  , 1.  , 1.  ], dtype=float32)
     """
     reach = seam_reach()
     hidden = reach if overlap >= 2 * reach else 0
