@@ -106,10 +106,10 @@ def load_packed(path: str | os.PathLike[str]) -> PackedUNet:
       InputError: where the file cannot be read or is not a valid packed network.
 
     Example:
-      >>> _ = Path("model.safetensors").write_text("something else")
-      >>> load_packed("model.safetensors")
+      >>> _ = Path("other.safetensors").write_text("something else")
+      >>> load_packed("other.safetensors")
       Traceback (most recent call last):
-      mbu_jax.errors.InputError: model.safetensors is damaged or no packed network (its header ...
+      mbu_jax.errors.InputError: other.safetensors is damaged or no packed network (its header ...
     """
     path = Path(path)
     try:
