@@ -164,8 +164,9 @@ class Summary:
         rows = [header, *map(_row, self.layers)]
         ratios = self.ratios()
         macs, nonzero = self.total("macs"), self.total("nonzero_macs")
+        kept = sum(layer.density * layer.weights for layer in self.layers)
         totals = [
-            ("total", "", "", f"{nonzero / macs:.3f}", _count(macs), _count(nonzero),
+            ("total", "", "", f"{kept / self.total('weights'):.3f}", _count(macs), _count(nonzero),
              _bytes(self.total("parameter_bytes")), _bytes(self.total("activation_bytes")), ""),
             ("in float32", "", "", "", _count(macs), _count(macs),
              _bytes(self.total("float_parameter_bytes")),
