@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from mbu_jax import ops
@@ -96,6 +97,12 @@ HEAD = PackedHead(jnp.ones((40, 1)), jnp.zeros(1))
 def test_arguments_that_do_not_fit_are_refused(call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         jax.eval_shape(call)
+
+
+def test_an_exported_operation_gives_the_same() -> None:
+    x, layer = ConvSpec("", (1, 2, 3), (4,), 2, "binary").arguments(seed=0)
+    run = jax.jit(lambda x: ops.conv3x3(x, layer))
+    np.testing.assert_array_equal(jax.export.export(run)(x).call(x), run(x))
 
 
 def test_a_derivative_is_refused() -> None:

@@ -1,0 +1,196 @@
+"""The packed network against the model it came from, bit for bit, wherever it runs."""
+
+import functools
+import math
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import Array
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from mbu_jax.errors import InputError
+from mbu_jax.inference import infer, infer_with_activations, pack
+from mbu_jax.layers import NormActivation, QuantizationOptions
+from mbu_jax.packing import PackedUNet, unpack_channels
+from mbu_jax.unet import UNet, UNetConfig
+from tests.random_packed import random_packed
+
+MIXED = ("binary", "masked", "pow2") * 4
+
+
+def a_model(config: UNetConfig) -> UNet:
+    """A network as if trained: gammas of either sign, 0 and tiny, weights of every level."""
+    rng = np.random.default_rng(config.width)
+
+    def value(variable: jax.ShapeDtypeStruct) -> Array:
+        return jnp.asarray(rng.normal(0, 0.6, variable.shape).clip(-1, 1), variable.dtype)
+
+    graph, state = nnx.split(nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0))))
+    model = nnx.merge(graph, jax.tree.map(value, state))
+    for _, module in nnx.iter_modules(model):
+        if not isinstance(module, nnx.BatchNorm):
+            continue
+        assert module.scale is not None
+        channels = module.mean.shape[0]
+        gamma = rng.normal(0, config.quantization.activation_bits, channels)
+        gamma[:3] = 0, 1e-30, -1e-30
+        module.scale[...] = jnp.asarray(gamma, jnp.float32)
+        module.mean[...] = jnp.asarray(rng.normal(0, 3, channels), jnp.float32)
+        module.var[...] = jnp.asarray(rng.uniform(0, 9 * channels, channels), jnp.float32)
+    return model
+
+
+def model_activations(model: UNet, images: Array) -> tuple[Array, list[Array]]:
+    """Logits and, in network order, the codes behind every comparison."""
+    levels = 2**model.config.quantization.activation_bits - 1
+    original = NormActivation.__call__
+
+    @nnx.jit
+    def forward(model: UNet, images: Array) -> tuple[Array, list[Array]]:
+        codes = []
+
+        def record(self: NormActivation, y: Array) -> Array:
+            activations = original(self, y)
+            codes.append(((activations + levels) / 2).astype(jnp.uint8))
+            return activations
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(NormActivation, "__call__", record)
+            return model(images), codes
+
+    return forward(model, images)
+
+
+@pytest.mark.parametrize(
+    ("width", "precisions", "bits", "shape"),
+    [(4, MIXED, 2, (2, 19, 33, 3)), (48, ("binary", "masked") * 6, 1, (1, 1, 1, 3))],
+)
+def test_every_bit_is_the_models(
+    width: int, precisions: tuple[Any, ...], bits: int, shape: tuple[int, ...]
+) -> None:
+    options = QuantizationOptions(activation_bits=bits)
+    model = a_model(UNetConfig(width, 3, 2, precisions, options))
+    model.eval()
+    images = jnp.asarray(np.random.default_rng(1).random(shape), jnp.float32)
+    expected, codes = model_activations(model, images)
+    params = pack(model)
+    logits, words = jax.jit(infer_with_activations)(params, images)
+    names = ("stem.conv1", *params.conv_names)
+    assert len(codes) == len(names) == len(words)
+    for name, code in zip(names, codes, strict=True):
+        channels = code.shape[-1]
+        np.testing.assert_array_equal(unpack_channels(words[name], channels), code, err_msg=name)
+    np.testing.assert_array_equal(logits, expected)
+    assert np.unique(expected).size > 1
+
+
+@pytest.fixture(scope="module")
+def params() -> PackedUNet:
+    return random_packed(UNetConfig(width=4, precisions=MIXED))
+
+
+@pytest.fixture(scope="module")
+def images() -> Array:
+    return jnp.asarray(np.random.default_rng(2).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def logits(params: PackedUNet, images: Array) -> Array:
+    return infer(params, images)
+
+
+def test_logits_are_float32_and_of_bytes_as_of_their_quotients(
+    params: PackedUNet, images: Array, logits: Array
+) -> None:
+    assert (logits.shape, logits.dtype) == ((2, 16, 16, 1), jnp.float32)
+    assert np.unique(logits).size > 1
+    quotients = jnp.asarray(np.asarray(images) / np.float32(255))
+    np.testing.assert_array_equal(infer(params, quotients), logits)
+
+
+def test_mapped_single_images_are_a_batch(params: PackedUNet, images: Array, logits: Array) -> None:
+    np.testing.assert_array_equal(jax.vmap(functools.partial(infer, params))(images), logits)
+
+
+def test_a_batch_split_over_devices_stays_split(
+    params: PackedUNet, images: Array, logits: Array
+) -> None:
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    placed = jax.device_put(params, everywhere), jax.device_put(images, split)
+    program = jax.jit(infer).lower(*placed).compile()
+    collectives = r"all-gather|all-to-all|all-reduce|collective-permute"
+    assert not re.findall(collectives, program.as_text() or "")
+    found = program(*placed)
+    assert found.sharding.is_equivalent_to(split, found.ndim)
+    np.testing.assert_array_equal(found, logits)
+
+
+def test_a_program_for_a_gpu_is_exported_on_a_machine_without(
+    params: PackedUNet, images: Array
+) -> None:
+    run = jax.jit(functools.partial(infer, params))
+    exported = jax.export.export(run, platforms=["cuda"])(images)
+    assert exported.platforms == ("cuda",)
+    assert exported.out_avals[0].shape == (2, 16, 16, 1)
+    assert "custom_call" not in exported.mlir_module().replace("@Sharding", "")
+
+
+def test_no_array_of_floats_has_all_channels(params: PackedUNet) -> None:
+    """Neither between stem and head nor in them: the image is the largest."""
+    image = jax.ShapeDtypeStruct((1, 512, 512, 3), jnp.float32)
+    text = jax.jit(infer).lower(params, image).as_text()
+    shapes = re.findall(r"tensor<((?:\d+x)+)f32>", text)
+    sizes = [math.prod(int(n) for n in shape.split("x")[:-1]) for shape in shapes]
+    assert 512 * 512 * 3 <= max(sizes) < 512 * 512 * 4
+
+
+def test_a_derivative_is_refused(params: PackedUNet, images: Array) -> None:
+    with pytest.raises(InputError, match="train with the model"):
+        jax.grad(lambda x: infer(params, x).sum())(images.astype(jnp.float32) / 255)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((1, 16, 16, 4), jnp.float32, r"give \[B, H, W, 3\]"),
+        ((16, 16), jnp.float32, r"give \[B, H, W, 3\]"),
+        ((1, 16, 16, 3), jnp.int32, "dtype int32"),
+        ((1, 0, 16, 3), jnp.float32, "at least 1 pixel"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(
+    params: PackedUNet, shape: tuple[int, ...], dtype: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        infer(params, jnp.zeros(shape, dtype))
+
+
+def test_an_unknown_engine_is_refused(params: PackedUNet, images: Array) -> None:
+    with pytest.raises(InputError, match="unknown implementation 'fast' of conv3x3"):
+        jax.eval_shape(lambda: infer(params, images, implementation="fast"))
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "int4", "int2"])
+def test_a_layer_that_cannot_be_packed_is_named(precision: Any) -> None:
+    model = UNet(UNetConfig(width=4, precisions=(precision, *MIXED[1:])), rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match=f"down_c1 has {precision} weights.*train it with"):
+        pack(model)
+
+
+def test_a_full_precision_model_cannot_be_packed() -> None:
+    model = UNet(UNetConfig.preset("full_precision", width=4), rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match="activation_bits is 32"):
+        pack(model)
+
+
+def test_packing_is_for_values_not_for_tracers() -> None:
+    model = UNet(UNetConfig(width=4), rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match="outside jit"):
+        nnx.jit(pack)(model)
