@@ -83,13 +83,13 @@ class PredictConfig:
     """Packed network, or the run directory that holds it."""
 
     out: Path = Path("predictions")
-    """Folder for the results."""
+    """Folder for NAME.mask.png and NAME.overlay.png; of a frame, NAME/000007.mask.png."""
 
     overwrite: bool = False
     """Do again what is done; otherwise pictures whose results exist are skipped."""
 
     image_size: tuple[int, int] | Literal["own"] | None = None
-    """Height and width that the network sees; by default those of the run's training, if any."""
+    """Height and width for the network, or the image's own; by default as the run was trained."""
 
     flips: bool = False
     """Average over the image and its mirror images: often better, four times the work."""
