@@ -98,7 +98,7 @@ def correlate(slabs: Array, weights: Weights, side: int) -> Array:
       side: of the kernel in pixels.
 
     Returns:
-      [G, P, B, H, W] uint32.
+      [B, H, W, P, G] uint32.
     """
     _, words, batch, padded_height, padded_width = slabs.shape
     height, width = padded_height - side + 1, padded_width - side + 1
@@ -127,8 +127,8 @@ def correlate(slabs: Array, weights: Weights, side: int) -> Array:
         return lax.map(group, groups_first)
 
     codes = lax.map(block, jnp.arange(blocks) * rows)  # [blocks, G, P, B, rows, W]
-    codes = jnp.moveaxis(codes, 0, 3)
-    return codes.reshape(*codes.shape[:3], blocks * rows, width)[..., :height, :]
+    codes = codes.transpose(3, 0, 4, 5, 2, 1)
+    return codes.reshape(batch, blocks * rows, *codes.shape[3:])[:, :height]
 
 
 def _slice_words(weights: Weights, start: Array, length: int) -> Weights:

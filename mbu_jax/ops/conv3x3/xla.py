@@ -19,5 +19,4 @@ def conv3x3_xla(x: Array, layer: PackedConv) -> Array:
     """
     border = ((0, 0), (1, 1), (1, 1), (0, 0), (0, 0))
     slabs = jnp.pad(x, border).transpose(3, 4, 0, 1, 2)
-    codes = correlate(slabs, weights_of(layer, tap_is_output=False), side=3)
-    return codes.transpose(2, 3, 4, 1, 0)
+    return correlate(slabs, weights_of(layer, tap_is_output=False), side=3)

@@ -17,7 +17,7 @@ def up_conv2x2_xla(x: Array, layer: PackedConv) -> Array:
       [B, 2H, 2W, P, ceil(K/32)] uint32.
     """
     codes = correlate(x.transpose(3, 4, 0, 1, 2), weights_of(layer, tap_is_output=True), side=1)
-    _, planes, batch, height, width = codes.shape
-    codes = codes.reshape(2, 2, -1, planes, batch, height, width)
-    codes = codes.transpose(4, 5, 0, 6, 1, 3, 2)
+    batch, height, width, planes, _ = codes.shape
+    codes = codes.reshape(batch, height, width, planes, 2, 2, -1)
+    codes = codes.transpose(0, 1, 4, 2, 5, 3, 6)
     return codes.reshape(batch, 2 * height, 2 * width, planes, -1)
