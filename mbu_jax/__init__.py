@@ -1,7 +1,27 @@
 """Masked Binary U-Net for JAX and Flax: one-bit image segmentation."""
 
 from mbu_jax.errors import InputError
+from mbu_jax.inference import infer, pack
+from mbu_jax.instances import label_instances
 from mbu_jax.layers import QuantizationOptions
+from mbu_jax.packing import PackedUNet
+from mbu_jax.predict import predict, predict_stream
+from mbu_jax.saving import load_packed, save_packed
+from mbu_jax.summary import summary
 from mbu_jax.unet import UNet, UNetConfig
 
-__all__ = ["InputError", "QuantizationOptions", "UNet", "UNetConfig"]
+__all__ = [
+    "InputError",
+    "PackedUNet",
+    "QuantizationOptions",
+    "UNet",
+    "UNetConfig",
+    "infer",
+    "label_instances",
+    "load_packed",
+    "pack",
+    "predict",
+    "predict_stream",
+    "save_packed",
+    "summary",
+]

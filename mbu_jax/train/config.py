@@ -247,9 +247,9 @@ _SMALL = TrainConfig(
 
 PRESETS: dict[str, TrainConfig] = {
     "quick": TrainConfig(
-        epochs=8,
+        epochs=6,
         batch_size=8,
-        eval_every=4,
+        eval_every=3,
         recalibrate=20,
         model=ModelOptions(width=32),
         data=PipelineOptions(
