@@ -1,7 +1,6 @@
 """Time the training step of several networks in one run: python -m experiments.benchmark_training.
 
-Rounds are interleaved (A B C, A B C, ...), so that a machine whose speed drifts is fair to all,
-and the raw seconds are kept.
+Rounds are interleaved, and the raw seconds are kept.
 """
 
 import os
@@ -9,9 +8,6 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import dataclasses
-import importlib.metadata
-import platform
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import command
+from experiments.timing import compare, machine, time_interleaved
 from mbu_jax.errors import InputError
 from mbu_jax.layers import QuantizationOptions
 from mbu_jax.train.config import LossOptions
@@ -80,32 +77,9 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     Raises:
       InputError: for an unknown network or a size out of range.
     """
-    if config.rounds < 1:
-        raise InputError(f"rounds is {config.rounds}; give a number of at least 1")
     updates = {name: _update(name, config) for name in tqdm(config.networks, desc="compiling")}
-    seconds: dict[str, list[float]] = {name: [] for name in updates}
-    for _ in tqdm(range(config.rounds), desc="timing"):
-        for name, update in updates.items():
-            start = time.perf_counter()
-            update()
-            seconds[name].append(time.perf_counter() - start)
-    first = np.asarray(seconds[config.networks[0]])
-    return {
-        "config": dataclasses.asdict(config),
-        "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "versions": {p: importlib.metadata.version(p) for p in ("jax", "jaxlib", "flax", "optax")},
-        "networks": {
-            name: {
-                "seconds": samples,
-                "median": float(np.median(samples)),
-                "ratio": float(np.median(np.asarray(samples) / first)),
-            }
-            for name, samples in seconds.items()
-        },
-    }
+    seconds = time_interleaved(updates, config.rounds)
+    return {"config": dataclasses.asdict(config), **machine(), "networks": compare(seconds)}
 
 
 def _update(name: str, config: BenchmarkConfig) -> Callable[[], None]:
@@ -144,15 +118,6 @@ def _update(name: str, config: BenchmarkConfig) -> Callable[[], None]:
     update()
     update()
     return update
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":
