@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -120,6 +121,9 @@ class Small:
 
     def __getitem__(self, index: int) -> Any:
         return dict(self.examples[index])
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(dict, self.examples)
 
 
 @pytest.fixture(scope="module")
