@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from experiments import command
 from experiments.timing import compare, machine, time_interleaved
+from mbu_jax.files import write_json_atomic
 from mbu_jax.inference import infer, pack
 from mbu_jax.layers import QuantizationOptions
-from mbu_jax.train.rundir import write_json_atomic
 from mbu_jax.unet import UNet, UNetConfig
 
 

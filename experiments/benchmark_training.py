@@ -20,10 +20,10 @@ from tqdm import tqdm
 from experiments import command
 from experiments.timing import compare, machine, time_interleaved
 from mbu_jax.errors import InputError
+from mbu_jax.files import write_json_atomic
 from mbu_jax.layers import QuantizationOptions
 from mbu_jax.train.config import LossOptions
 from mbu_jax.train.optimizer import OptimizerOptions, make_optimizer
-from mbu_jax.train.rundir import write_json_atomic
 from mbu_jax.train.state import Network, TrainState
 from mbu_jax.train.step import data_mesh, make_train_step, replicate, shard_batch
 from mbu_jax.unet import UNetConfig

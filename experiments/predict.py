@@ -23,11 +23,12 @@ from mbu_jax.data.frames import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Frames, read_f
 from mbu_jax.data.reading import scale_image
 from mbu_jax.drawing import CLASS_COLOURS, draw_overlay
 from mbu_jax.errors import InputError
+from mbu_jax.files import write_bytes_atomic
 from mbu_jax.instances import label_instances
 from mbu_jax.packing import PackedUNet
 from mbu_jax.predict import logits_to_mask, predict_stream
 from mbu_jax.saving import load_packed
-from mbu_jax.train.rundir import read_config, write_bytes_atomic
+from mbu_jax.train.rundir import read_config
 
 _MASK, _OVERLAY, _INSTANCES = ".mask.png", ".overlay.png", ".instances.png"
 _WILDCARDS = re.compile(r"[*?[]")

@@ -23,8 +23,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from mbu_jax.errors import InputError
+from mbu_jax.files import write_bytes_atomic
 from mbu_jax.packing import PackedUNet, unet_template
-from mbu_jax.train.rundir import write_bytes_atomic
 from mbu_jax.unet import UNetConfig
 
 FORMAT = "mbu_jax packed U-Net"

@@ -19,8 +19,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mbu_jax.drawing import class_colours
 from mbu_jax.errors import InputError
+from mbu_jax.files import write_bytes_atomic
 from mbu_jax.train.recorder import read_metrics
-from mbu_jax.train.rundir import write_bytes_atomic
 
 # From the palette of Okabe and Ito, told apart under every common colour blindness.
 _BLUE, _VERMILION, _GREEN, _PURPLE = (86, 180, 233), (235, 95, 0), (0, 158, 115), (204, 121, 167)

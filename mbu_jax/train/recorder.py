@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from tensorboardX import SummaryWriter
 
 from mbu_jax.errors import InputError
-from mbu_jax.train.rundir import write_bytes_atomic
+from mbu_jax.files import write_bytes_atomic
 
 Kind = Literal["train", "validation", "layers"]
 

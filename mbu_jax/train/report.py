@@ -9,9 +9,9 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from mbu_jax.files import write_json_atomic
 from mbu_jax.train.metrics import SegmentationScores, predict_classes
 from mbu_jax.train.pictures import write_samples
-from mbu_jax.train.rundir import write_json_atomic
 
 
 def write_report(

@@ -2,67 +2,14 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mbu_jax.errors import InputError
+from mbu_jax.files import is_leftover, to_json, write_json_atomic
 
 _DIFFERENCES_SHOWN = 3
-_TEMPORARY_PREFIX, _TEMPORARY_SUFFIX = ".writing-", ".tmp"
-
-
-def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> None:
-    """Replace a file's content in one step: readers see the old content or the new, never a mix.
-
-    The content goes to a temporary file beside ``path``, is forced to the disk, and takes the
-    name over. If anything fails (a full disk, say), the old file stays as it was.
-
-    Args:
-      path: The file to write. Its folder must exist.
-      content: All of the new content.
-
-    Raises:
-      OSError: If the content cannot be written.
-
-    Example:
-      >>> write_bytes_atomic("note.txt", b"done")
-    """
-    path = Path(path)
-    handle, name = tempfile.mkstemp(_TEMPORARY_SUFFIX, _TEMPORARY_PREFIX, path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp gives 0600; a run's files are as readable as any other file of the user.
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
-    """Write a value as indented JSON, in one step (see :func:`write_bytes_atomic`).
-
-    Args:
-      path: The file to write. Its folder must exist.
-      value: Anything JSON can say; paths become strings. NaN and infinity are refused, because
-        JSON has no word for them.
-
-    Raises:
-      OSError: If the file cannot be written.
-      ValueError: If a number is not finite.
-      TypeError: If JSON cannot say the value.
-
-    Example:
-      >>> write_json_atomic("eval.json", {"dice": 0.9})
-    """
-    write_bytes_atomic(path, (_to_json(value, indent=2) + "\n").encode())
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -187,7 +134,7 @@ class RunDirectory:
           True
         """
         # Through JSON and back, so that a tuple equals the list that was read from the file.
-        asked: dict[str, Any] = json.loads(_to_json(config))
+        asked: dict[str, Any] = json.loads(to_json(config))
         if self.config.exists():
             saved = read_config(self.path)
             self._refuse_difference(saved, asked, ignore)
@@ -196,7 +143,7 @@ class RunDirectory:
             return True
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            present = sorted(p.name for p in self.path.iterdir() if not _is_leftover(p))
+            present = sorted(p.name for p in self.path.iterdir() if not is_leftover(p))
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise InputError(
                 f"--workdir {self.path} cannot be used as a directory ({error.strerror}); "
@@ -234,10 +181,6 @@ _ABSENT = object()
 _CONFIG_REMEDY = "restore it or start again in another directory"
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, indent=indent, allow_nan=False, default=os.fspath)
-
-
 def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted names for nested options: {"data": {"workers": 2}} is {"data.workers": 2}."""
     flat: dict[str, Any] = {}
@@ -256,26 +199,3 @@ def _show(flat: dict[str, Any], name: str) -> str:
 def _ignored(name: str, ignore: frozenset[str]) -> bool:
     parts = name.split(".")
     return any(".".join(parts[: i + 1]) in ignore for i in range(len(parts)))
-
-
-def _is_leftover(path: Path) -> bool:
-    """Whether a process of ours died while writing this file: no file of the user's."""
-    return path.name.startswith(_TEMPORARY_PREFIX) and path.name.endswith(_TEMPORARY_SUFFIX)
-
-
-def _umask() -> int:
-    # The operating system tells the mask only to one who sets it.
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force the new name to the disk too, where the system lets folders be opened."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

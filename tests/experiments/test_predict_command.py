@@ -8,8 +8,8 @@ from PIL import Image
 
 from experiments import command, predict
 from mbu_jax.errors import InputError
+from mbu_jax.files import write_json_atomic
 from mbu_jax.saving import save_packed
-from mbu_jax.train.rundir import write_json_atomic
 from mbu_jax.unet import UNetConfig
 from tests.random_packed import random_packed
 
