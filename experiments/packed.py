@@ -91,21 +91,30 @@ def compare_masks(
 def pack_run(run: RunDirectory, images: Any, batch_size: int) -> str:
     """Pack a run's best checkpoint into ``model.safetensors`` and compare it with the model.
 
+    Every process calls it, since checkpoints are read together; the first packs. Where others
+    wait for that, and would give up, nothing is compared.
+
     Args:
       run: of a finished training.
       images: data source to compare on.
       batch_size: images at once.
 
     Returns:
-      A line to print: where the file is and what the comparison gave, or why nothing was packed.
+      A line to print: where the file is and what the comparison gave, or why nothing was packed;
+      empty on other processes than the first.
     """
     network, params, stats, _ = load_run(run.path, "best")
+    if jax.process_index() > 0:
+        return ""
     model = network.model(params, stats)
     try:
         packed = pack(model)
     except InputError as reason:
         return f"not packed: {reason}"
-    agreement = compare_masks(model, packed, images, batch_size)
     save_packed(run.model, packed, overwrite=True)
+    if jax.process_count() > 1:
+        agreement = "experiments.evaluate --packed compares it with the model"
+    else:
+        agreement = str(compare_masks(model, packed, images, batch_size))
     size = run.model.stat().st_size
     return f"packed network: {run.model} ({size:,} bytes); {agreement}"

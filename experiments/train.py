@@ -21,6 +21,7 @@ def main() -> None:
 
     trainer = Trainer(config)
     scores = trainer.fit()
+    packed = pack_run(trainer.run, trainer.validation_images, config.eval_batch_size)
     if trainer.leads:
         for name, definition in scores["definitions"].items():
             print(f"{name}: {definition}")
@@ -29,7 +30,7 @@ def main() -> None:
             f"F1 {scores['f1']:.4f}  pooled IoU {scores['pooled_iou']:.4f}  "
             f"on {scores['images']} validation images"
         )
-        print(pack_run(trainer.run, trainer.validation_images, config.eval_batch_size))
+        print(packed)
         print(f"run directory: {trainer.run.path}")
 
 

@@ -247,9 +247,9 @@ _SMALL = TrainConfig(
 
 PRESETS: dict[str, TrainConfig] = {
     "quick": TrainConfig(
-        epochs=6,
+        epochs=8,
         batch_size=8,
-        eval_every=3,
+        eval_every=4,
         recalibrate=20,
         model=ModelOptions(width=32),
         data=PipelineOptions(

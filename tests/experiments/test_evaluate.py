@@ -63,7 +63,16 @@ def test_other_data_of_the_same_layout(tmp_path: Path) -> None:
         start(
             "train",
             *(*TINY, "--dataset", "nuclei", "--data-dir", DUMMY, "--train-images", "2"),
-            *("--batch-size", "2", "--prepared-dir", tmp_path / "prepared", "--workdir", run),
+            *(
+                "--batch-size",
+                "2",
+                "--warmup-steps",
+                "1",
+                "--prepared-dir",
+                tmp_path / "prepared",
+                "--workdir",
+                run,
+            ),
         )
     )
     own = (run / "eval.json").read_bytes()

@@ -59,6 +59,8 @@ ARGUMENTS = [
     "32",
     "--warmup-steps",
     "0",
+    "--recalibrate",
+    "0",
 ]
 
 
