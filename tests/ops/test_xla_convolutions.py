@@ -1,4 +1,4 @@
-"""The `xla` engine's convolutions against the references."""
+"""The `xla` engine's convolutions against the references; `ConvCases` holds the assertions."""
 
 from mbu_jax import ops
 from mbu_jax.ops.conv3x3 import arg_specs as conv_specs
