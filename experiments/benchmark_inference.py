@@ -21,7 +21,7 @@ from jax import Array
 from tqdm import tqdm
 
 from experiments import command
-from experiments.timing import compare, machine, time_interleaved
+from experiments.timing import check_rounds, compare, machine, time_interleaved
 from mbu_jax.files import write_json_atomic
 from mbu_jax.inference import infer, pack
 from mbu_jax.layers import QuantizationOptions
@@ -89,6 +89,7 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     Raises:
       InputError: for an unknown network or a size out of range.
     """
+    check_rounds(config.rounds)
     programs = {name: _program(name, config) for name in tqdm(config.networks, desc="compiling")}
     rows = compare(
         time_interleaved({name: run for name, (run, _) in programs.items()}, config.rounds)

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import command
-from experiments.timing import compare, machine, time_interleaved
+from experiments.timing import check_rounds, compare, machine, time_interleaved
 from mbu_jax.errors import InputError
 from mbu_jax.files import write_json_atomic
 from mbu_jax.layers import QuantizationOptions
@@ -77,6 +77,7 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     Raises:
       InputError: for an unknown network or a size out of range.
     """
+    check_rounds(config.rounds)
     updates = {name: _update(name, config) for name in tqdm(config.networks, desc="compiling")}
     seconds = time_interleaved(updates, config.rounds)
     return {"config": dataclasses.asdict(config), **machine(), "networks": compare(seconds)}

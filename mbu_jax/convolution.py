@@ -1,8 +1,14 @@
 """The three linear maps of the network, NHWC, with a weight gradient that is fast on a CPU."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_batching import custom_vmap
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _ROWS_PER_BLOCK = 1024  # pixels whose patches are gathered at once: they stay in the L2 cache
@@ -18,10 +24,13 @@ def _weight_gradient_native(x: Array, w: Array, dy: Array) -> Array:
     return jax.vjp(lambda w: _valid(x, w), w)[1](dy)[0]
 
 
-def _weight_gradient_blocked(x: Array, w: Array, dy: Array) -> Array:
-    """Sum over blocks of rows of ``dy^T patches(x)``: three to eight times XLA's CPU kernel."""
+def _sum_over_blocks(x: Array, dy: Array) -> Array:
+    """Sum over blocks of rows of ``dy^T patches(x)``: three to eight times XLA's CPU kernel.
+
+    The result is [K, kh, kw, C], in float32 also where operands are bfloat16.
+    """
     batch, height, width, out = dy.shape
-    kh, kw, channels, _ = w.shape
+    kh, kw, channels = x.shape[1] - height + 1, x.shape[2] - width + 1, x.shape[3]
     wanted = max(1, _ROWS_PER_BLOCK // (batch * width))
     rows = next(r for r in range(min(wanted, height), 0, -1) if height % r == 0)
 
@@ -32,12 +41,47 @@ def _weight_gradient_blocked(x: Array, w: Array, dy: Array) -> Array:
             [block[:, i : i + rows, j : j + width] for i in range(kh) for j in range(kw)], axis=-1
         )
         patches = patches.reshape(-1, kh * kw * channels)
-        # Accumulated in float32 also where operands are bfloat16.
         return total + jnp.matmul(d.T, patches, preferred_element_type=jnp.float32), None
 
     zero = jnp.zeros((out, kh * kw * channels), jnp.float32)
     total, _ = lax.scan(add_block, zero, jnp.arange(0, height, rows))
-    return total.T.reshape(w.shape).astype(w.dtype)
+    return total.reshape(out, kh, kw, channels)
+
+
+# Left to itself the partitioner sums over devices in every turn of the loop, and XLA does not
+# order these sums with those outside it: two CPU devices can wait for each other for ever.
+_sum_over_devices_once = custom_partitioning(_sum_over_blocks)
+
+
+def _partition(mesh: Mesh, operands: tuple[Any, ...], _result: Any) -> tuple[Any, ...]:
+    axes = operands[0].sharding.spec[:1]  # of the mesh, that the batch is split over
+    split = NamedSharding(mesh, P(*axes))
+
+    def on_one_device(x: Array, dy: Array) -> Array:
+        total = _sum_over_blocks(x, dy)
+        return lax.psum(total, axes[0]) if axes and axes[0] else total
+
+    return mesh, on_one_device, NamedSharding(mesh, P()), (split, split)
+
+
+_sum_over_devices_once.def_partition(
+    partition=_partition,
+    sharding_rule="b y x c, b h w k -> o i j m",
+    need_replication_factors=tuple("yxchwkoijm"),
+    reduction_factors=("b",),
+)
+
+_sum_of_blocks = custom_vmap(_sum_over_devices_once)
+
+
+@_sum_of_blocks.def_vmap
+def _population(size: int, batched: list[bool], x: Array, dy: Array) -> tuple[Array, bool]:
+    axes = tuple(0 if b else None for b in batched)
+    return jax.vmap(_sum_over_blocks, axes, axis_size=size)(x, dy), True
+
+
+def _weight_gradient_blocked(x: Array, w: Array, dy: Array) -> Array:
+    return _sum_of_blocks(x, dy).transpose(1, 2, 3, 0).astype(w.dtype)
 
 
 @jax.custom_vjp

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import Array, lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from mbu_jax.convolution import conv1x1, conv3x3, max_pool2x2, up_conv2x2
@@ -157,6 +158,32 @@ def test_vmap_over_inputs_and_weights() -> None:
         np.testing.assert_array_equal(dw[n], oracle.conv3x3_weight_gradient(x[n], dy[n], -1))
     pooled = jax.vmap(max_pool2x2)(jnp.asarray(dy[:, :, :4, :2]))
     np.testing.assert_array_equal(pooled, [oracle.max_pool2x2(v) for v in dy[:, :, :4, :2]])
+
+
+def test_a_split_batch_is_summed_once_after_the_loop() -> None:
+    rng = np.random.default_rng(9)
+    x, w = integers(rng, 3, 4, 64, 32, 2), integers(rng, 3, 3, 3, 2, 3)
+    dy = integers(rng, 9, 4, 64, 32, 3)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    whole = NamedSharding(mesh, PartitionSpec())
+    program = jax.jit(
+        lambda x, w, dy: jax.vjp(lambda w: conv3x3(x, w, -1.0), w)[1](dy)[0],
+        in_shardings=(split, whole, split),
+        out_shardings=whole,
+    )
+    compiled = program.lower(x, w, dy).compile()
+    text = compiled.as_text()
+    assert text is not None
+    assert " while(" in text, "two blocks a device make a loop"
+    computations = text.split("\n\n")
+    sums = [c for c in computations if " all-reduce(" in c or " all-reduce-start(" in c]
+    assert [c.lstrip().startswith("ENTRY") for c in sums] == [True]
+    assert sums[0].count(" all-reduce(") == 1
+    assert "all-gather" not in text
+    arguments = jax.device_put((x, w, dy), (split, whole, split))
+    expected = oracle.conv3x3_weight_gradient(x, dy, -1)
+    np.testing.assert_array_equal(compiled(*arguments), expected)
 
 
 def test_bfloat16_keeps_its_dtype_and_sums_gradients_in_float32() -> None:
