@@ -26,7 +26,7 @@ from mbu_jax.errors import InputError
 from mbu_jax.files import write_bytes_atomic
 from mbu_jax.instances import label_instances
 from mbu_jax.packing import PackedUNet
-from mbu_jax.predict import logits_to_mask, predict_stream
+from mbu_jax.predict import logits_to_mask, predict
 from mbu_jax.saving import load_packed
 from mbu_jax.train.rundir import read_config
 
@@ -63,7 +63,7 @@ class TilingOptions:
     """Pixels that tiles share: by default 192 or half a tile. Less is faster, with seams."""
 
     batch_size: int | None = None
-    """Tiles at once; by default 1 on a CPU and 8 elsewhere."""
+    """Tiles at once on each device; by default 1 on a CPU and 8 elsewhere."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Predictor:
         todo = [item for item in items if options.overwrite or not self._done(item.base)]
         self.skipped += len(items) - len(todo)
         with tqdm(total=len(todo), desc="segmenting", unit="image", disable=None) as bar:
-            results = predict_stream(
+            results = predict(
                 self._params,
                 self._pixels(todo, bar),
                 **dataclasses.asdict(options.tiling),

@@ -5,7 +5,7 @@ from mbu_jax.inference import infer, pack
 from mbu_jax.instances import label_instances
 from mbu_jax.layers import QuantizationOptions
 from mbu_jax.packing import PackedUNet
-from mbu_jax.predict import predict, predict_stream
+from mbu_jax.predict import predict
 from mbu_jax.saving import load_packed, save_packed
 from mbu_jax.summary import summary
 from mbu_jax.unet import UNet, UNetConfig
@@ -21,7 +21,6 @@ __all__ = [
     "load_packed",
     "pack",
     "predict",
-    "predict_stream",
     "save_packed",
     "summary",
 ]

@@ -4,12 +4,13 @@
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Float32, UInt8
 
 from mbu_jax.architecture import SIZE_MULTIPLE, padded_size
@@ -42,12 +43,13 @@ def predict(
     An image larger than a tile is cut into overlapping tiles, whose logits are blended. With the
     default overlap the result is that of the whole image at once, bit for bit: 192 pixels are
     twice what the network looks past a seam (`mbu_jax.tiling.seam_reach`). Less overlap is
-    faster and may differ near seams. The device holds one batch of tiles at a time, however
+    faster and may differ near seams. A device holds one batch of tiles at a time, however
     large the image; logits are put together on the host, 4 (classes + 1) bytes a pixel.
 
     Args:
-      params: what `mbu_jax.pack` or `mbu_jax.load_packed` gave; or a function from images
-        [B, H, W, C] to logits [B, H, W, classes], such as a `UNet` in evaluation mode.
+      params: what `mbu_jax.pack` or `mbu_jax.load_packed` gave, whose tiles are spread over all
+        devices of this process; or a function from images [B, H, W, C] to logits
+        [B, H, W, classes], such as a `UNet` in evaluation mode, which gets whole batches.
       images: [H, W, C], [B, H, W, C], or a list or iterator of [H, W, C]; uint8, or floating in
         [0, 1].
       tile: side of a tile in pixels, a multiple of 16. The network is compiled once for all large
@@ -59,78 +61,29 @@ def predict(
         `mbu_jax.instances.label_instances` (call it yourself to change its parameters).
       return_logits: give the logits instead.
       implementation: engine of a packed network; the best for the device by default.
-      batch_size: tiles at once on the device; by default 1 on a CPU and 8 elsewhere.
+      batch_size: tiles at once on each device; by default 1 on a CPU and 8 elsewhere.
 
     Returns:
-      For one image an array, for several a list of arrays. uint8 [H, W] class indices (one class:
-      1 where the logit is above 0; more: the largest logit); with ``instances`` uint16 [H, W]
-      labels, 0 being the background (uint32 beyond 65535 objects); with ``return_logits`` float32
-      [H, W, classes].
+      For one image an array, for several a list of arrays. For an iterator, such as a video's
+      frames, an iterator: an image is read when it is needed, and a batch is all that is held.
+      An array is uint8 [H, W] class indices (one class: 1 where the logit is above 0; more: the
+      largest logit); with ``instances`` uint16 [H, W] labels, 0 being the background (uint32
+      beyond 65535 objects); with ``return_logits`` float32 [H, W, classes].
 
     Raises:
-      InputError: for an image or an option that does not fit, naming it.
+      InputError: for an option that does not fit, at once; for an image, when it is reached.
 
     Example:
       >>> brightness = lambda x: x[..., :1] - 0.5
       >>> images = [np.zeros((20, 30, 3), np.float32), np.ones((700, 40, 3), np.float32)]
       >>> [mask.mean() for mask in predict(brightness, images)]
       [np.float64(0.0), np.float64(1.0)]
+      >>> masks = predict(brightness, iter(images))
+      >>> next(masks).shape
+      (20, 30)
 
     Source: Ronneberger et al., "U-Net", 2015, section 2 (overlap-tile); the flips are test-time
     augmentation as in Isensee et al., "nnU-Net", 2021.
-    """
-    one = hasattr(images, "ndim") and images.ndim == 3
-    stream = predict_stream(
-        params,
-        [images] if one else images,
-        tile=tile,
-        overlap=overlap,
-        flips=flips,
-        instances=instances,
-        return_logits=return_logits,
-        implementation=implementation,
-        batch_size=batch_size,
-    )
-    results = list(stream)
-    return results[0] if one else results
-
-
-def predict_stream(
-    params: Segmenter,
-    images: Iterable[Any],
-    *,
-    tile: int = 512,
-    overlap: int | None = None,
-    flips: bool = False,
-    instances: bool = False,
-    return_logits: bool = False,
-    implementation: str | None = None,
-    batch_size: int | None = None,
-) -> Iterator[np.ndarray]:
-    """Segment images one after another, as a video's frames, holding only a batch in memory.
-
-    Args:
-      params: as for `predict`.
-      images: iterable of [H, W, C] images, read as they are needed.
-      tile: as for `predict`.
-      overlap: as for `predict`.
-      flips: as for `predict`.
-      instances: as for `predict`.
-      return_logits: as for `predict`.
-      implementation: as for `predict`.
-      batch_size: as for `predict`.
-
-    Returns:
-      Iterator of one array an image, in order, as `predict` describes them.
-
-    Raises:
-      InputError: for an option that does not fit, at once; for an image, when it is reached.
-
-    Example:
-      >>> frames = (np.full((16, 16, 3), i, np.uint8) for i in range(3))
-      >>> masks = predict_stream(lambda x: np.asarray(x)[..., :1] - 1.5, frames)
-      >>> [int(mask.max()) for mask in masks]
-      [0, 0, 1]
     """
     if instances and return_logits:
         raise InputError("instances and return_logits exclude each other; choose one")
@@ -142,17 +95,26 @@ def predict_stream(
     channels = None
     if isinstance(params, PackedUNet):
         channels = params.config.in_channels
-        segment = functools.partial(_infer, jax.device_put(params), implementation)
+        devices = jax.local_devices()
+        batch_size *= len(devices)
+        segment = _over_devices(params, implementation, devices)
     elif implementation is None:
-        segment = params
+        segment = functools.partial(_on_one_device, params)
     else:
         raise InputError("implementation chooses the engine of a packed network; leave it out")
-    checked = (_checked_image(image, index, channels) for index, image in enumerate(images))
-    logits = _logits(segment, checked, tile, overlap, flips, batch_size)
-    if return_logits:
-        return logits
-    masks = map(logits_to_mask, logits)
-    return map(label_instances, masks) if instances else masks
+    one = hasattr(images, "ndim") and images.ndim == 3
+    checked = (
+        _checked_image(image, index, channels)
+        for index, image in enumerate([images] if one else images)
+    )
+    results = _logits(segment, checked, tile, overlap, flips, batch_size)
+    if not return_logits:
+        results = map(logits_to_mask, results)
+    if instances:
+        results = map(label_instances, results)
+    if isinstance(images, Iterator):
+        return results
+    return next(results) if one else list(results)
 
 
 def logits_to_mask(
@@ -180,6 +142,20 @@ def logits_to_mask(
     if classes == 1:
         return (logits[..., 0] > 0).astype(np.uint8)
     return logits.argmax(axis=-1).astype(np.uint8)
+
+
+def _over_devices(
+    params: PackedUNet, implementation: str | None, devices: Sequence[jax.Device]
+) -> Callable[[np.ndarray], Array]:
+    """The packed network on each of the devices; every one segments its part of a batch."""
+    mesh = jax.make_mesh((len(devices),), ("tiles",), (AxisType.Auto,), devices=devices)
+    split = NamedSharding(mesh, PartitionSpec("tiles"))
+    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    return lambda pixels: _infer(params, implementation, jax.device_put(pixels, split))
+
+
+def _on_one_device(function: Callable[[Any], Any], pixels: np.ndarray) -> Any:
+    return function(jax.device_put(pixels))
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -306,7 +282,7 @@ def _run(
     pixels = np.zeros((batch_size, *batch[0][-1].shape), batch[0][-1].dtype)
     for row, (*_, part) in zip(pixels, batch, strict=False):
         row[...] = part
-    logits = np.asarray(segment(jax.device_put(pixels)))
+    logits = np.asarray(segment(pixels))
     for (canvas, y, x, _), tile_logits in zip(batch, logits, strict=False):
         canvas.add(y, x, tile_logits)
     batch.clear()

@@ -1,4 +1,7 @@
+import importlib
 import itertools
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -9,7 +12,7 @@ import pytest
 from mbu_jax.errors import InputError
 from mbu_jax.inference import infer
 from mbu_jax.instances import label_instances
-from mbu_jax.predict import logits_to_mask, predict, predict_stream
+from mbu_jax.predict import logits_to_mask, predict
 from mbu_jax.tiling import seam_reach
 from mbu_jax.unet import UNetConfig
 from tests.random_packed import random_packed
@@ -98,17 +101,55 @@ def test_less_overlap_differs_near_the_seams_alone():
     assert (logits[near] != whole[near]).mean() > 0.999
 
 
-def test_the_packed_network_gives_what_infer_gives():
+# Compiling is the cost of the next test; this takes a third of the time.
+QUICKLY = {"xla_backend_optimization_level": 0}
+
+
+def test_the_devices_share_the_tiles_of_a_packed_network(monkeypatch):
+    """Every tile has the bits that one device gives it alone."""
     params = random_packed(UNetConfig(width=4), seed=1)
-    images = [picture(30, 20), picture(30, 20, seed=1)]
-    expected = np.asarray(jax.jit(infer)(params, jnp.asarray(images[1])))
-    logits = predict(params, images, return_logits=True, implementation="xla", batch_size=1)
-    assert logits[1].std() > 0
-    np.testing.assert_array_equal(logits[1], expected)
+    module = importlib.import_module("mbu_jax.predict")
+    batches, programs = [], {}
+
+    def compiled(params, implementation, pixels):
+        batches.append(pixels)
+        if pixels.shape not in programs:
+            lowered = infer_on_devices.lower(params, implementation, pixels)
+            programs[pixels.shape] = lowered.compile(compiler_options=QUICKLY)
+        logits = programs[pixels.shape](params, pixels)
+        assert logits.sharding.is_equivalent_to(pixels.sharding, logits.ndim)
+        return logits
+
+    infer_on_devices = module._infer
+    monkeypatch.setattr(module, "_infer", compiled)
+    images = [picture(96, 64), picture(30, 20, seed=1)]
+    found = predict(params, images, tile=32, overlap=0, batch_size=2, return_logits=True)
+
+    devices = jax.local_devices()
+    assert len(devices) == 2
+    assert len(batches) == 2  # of seven tiles
+    for pixels in batches:
+        shards = [(shard.device, shard.data.shape) for shard in pixels.addressable_shards]
+        assert shards == [(device, (2, 32, 32, 3)) for device in devices]
+    (program,) = programs.values()
+    assert not re.findall("all-gather|all-to-all|all-reduce|permute", program.as_text())
+
+    tiles = [tile for row in np.split(images[0], 3) for tile in np.split(row, 2, axis=1)]
+    tiles.append(np.pad(images[1], ((0, 2), (0, 12), (0, 0)), mode="edge"))
+    alone = jax.jit(infer).lower(params, jnp.asarray(tiles[0])).compile(compiler_options=QUICKLY)
+    *parts, small = (np.asarray(alone(params, jnp.asarray(tile))) for tile in tiles)
+    rows = [np.concatenate(parts[i : i + 2], axis=1) for i in (0, 2, 4)]
+    for ours, expected in zip(found, (np.concatenate(rows), small[:30, :20]), strict=True):
+        assert ours.std() > 0
+        np.testing.assert_array_equal(ours, expected)
+
+
+def test_a_packed_network_refuses_what_it_cannot_segment():
+    params = random_packed(UNetConfig(width=4), seed=1)
     with pytest.raises(InputError, match=r"image 0 has shape .*give \[H, W, 3\]"):
-        predict(params, images[0][..., :2])
+        predict(params, picture(30, 20)[..., :2])
     with pytest.raises(InputError, match="unknown implementation 'magic'"):
-        predict(params, images[0], implementation="magic")
+        predict(params, picture(30, 20), implementation="magic")
 
 
 def test_the_default_overlap_is_exact_and_at_most_half_a_tile():
@@ -174,8 +215,11 @@ def test_one_array_and_several_read_as_such():
     expected = (images[..., 0] > 100).astype(np.uint8)
     np.testing.assert_array_equal(predict(brightness, images[0]), expected[0])
     np.testing.assert_array_equal(predict(brightness, jnp.asarray(images[0])), expected[0])
-    for several in (images, jnp.asarray(images), list(images), iter(images), tuple(images)):
-        np.testing.assert_array_equal(predict(brightness, several), expected)
+    for several in (images, jnp.asarray(images), list(images), tuple(images)):
+        masks = predict(brightness, several)
+        assert isinstance(masks, list)
+        np.testing.assert_array_equal(masks, expected)
+    np.testing.assert_array_equal(list(predict(brightness, iter(images))), expected)
     assert predict(brightness, []) == []
     lone = predict(brightness, images[:1])
     assert isinstance(lone, list)
@@ -209,7 +253,8 @@ def test_images_are_read_as_results_are_taken():
             read.append(number)
             yield np.full((16, 16, 3), number, np.uint8)
 
-    stream = predict_stream(brightness, camera(), batch_size=2)
+    stream = predict(brightness, camera(), batch_size=2)
+    assert isinstance(stream, Iterator)
     assert [mask.max() for mask in itertools.islice(stream, 4)] == [0, 0, 0, 0]
     assert len(read) <= 6
 
@@ -264,7 +309,7 @@ def test_masks_are_the_classes():
 )
 def test_bad_options_are_told_before_any_image_is_read(options, said):
     with pytest.raises(InputError, match=said):
-        predict_stream(brightness, iter([]), **options)
+        predict(brightness, iter([]), **options)
 
 
 @pytest.mark.parametrize(

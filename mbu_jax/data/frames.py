@@ -1,5 +1,6 @@
 """Pictures of every kind that people have, frame by frame: stills, animations, stacks, videos."""
 
+import contextlib
 import dataclasses
 import importlib
 import io
@@ -9,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import GifImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugin
+from PIL import (
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+)
 
 from mbu_jax.data.reading import (
     DECODING_ERRORS,
@@ -26,6 +35,17 @@ VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".m
 _PNG, _GIF, _JPEG = b"\x89PNG\r\n\x1a\n", b"GIF8", b"\xff\xd8\xff"
 _TIFF = (b"II*\0", b"MM\0*")
 _BITS_PER_SAMPLE = 258  # TIFF tag
+
+# What turns a picture upright, by its EXIF orientation; 1 is upright already.
+_TURNS: dict[Any, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +66,8 @@ def read_frames(path: Path) -> Frames:
     """Open a PNG, JPEG, GIF, TIFF or video file as 8-bit RGB frames.
 
     Colours and 16-bit grey are converted as by `mbu_jax.data.reading.read_image`, all frames of a
-    stack with the same scale. Videos need PyAV.
+    stack with the same scale. A photograph is turned as its EXIF orientation says and as viewers
+    show it. Videos need PyAV.
 
     Args:
       path: the file.
@@ -76,18 +97,21 @@ def read_frames(path: Path) -> Frames:
     # Errors of one frame are named, and the plugins are called directly, as in `read_image`.
     if data.startswith(_TIFF):
         return _tiff(data, name)
+    still = _decoded(lambda: read_image(data, name), name)
     if data.startswith(_JPEG):
-        return Frames(1, iter([read_image(data, name)]))
-    still = read_image(data, name)
+        picture = _open(JpegImagePlugin.JpegImageFile, data, name)
+        return Frames(1, iter([_upright(still, picture)]))
     plugin = GifImagePlugin.GifImageFile if data.startswith(_GIF) else PngImagePlugin.PngImageFile
     picture = _open(plugin, data, name)
     count = _decoded(lambda: picture.n_frames, name)
     if count == 1:
-        return Frames(1, iter([still]))
-    return Frames(count, (_rgb(_page(picture, i, name)) for i in range(count)))
+        return Frames(1, iter([_upright(still, picture)]))
+    pages = (_page(picture, i, name) for i in range(count))
+    return Frames(count, (_upright(_rgb(page), page) for page in pages))
 
 
 def _tiff(data: bytes, name: str) -> Frames:
+    # Pillow turns pages of this format upright itself, as it loads them.
     picture = _open(TiffImagePlugin.TiffImageFile, data, name)
     count = _decoded(lambda: picture.n_frames, name)
     for index in range(count):
@@ -149,7 +173,6 @@ def _video(path: Path) -> Frames:
 
 
 def _open[T: ImageFile.ImageFile](plugin: Callable[[Any], T], data: bytes, name: str) -> T:
-
     return _decoded(lambda: plugin(io.BytesIO(data)), name)
 
 
@@ -174,6 +197,16 @@ def _decoded[T](work: Callable[[], T], name: str) -> T:
     except DECODING_ERRORS as error:
         reason = str(error) or type(error).__name__
         raise InputError(f"{name} will not decode ({reason}); replace the file") from error
+
+
+def _upright(pixels: np.ndarray, picture: Image.Image) -> np.ndarray:
+    """The pixels turned as the picture's EXIF says; one that cannot be read says nothing."""
+    orientation = 1
+    with contextlib.suppress(*DECODING_ERRORS), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other tags
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    turn = _TURNS.get(orientation)
+    return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
 
 
 def _deep(page: Image.Image) -> np.ndarray | None:

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from mbu_jax.data.frames import read_frames
 from mbu_jax.data.reading import read_image
@@ -42,6 +42,64 @@ def test_frames_come_in_order(tmp_path, name):
     assert frames.count == len(images) == 3
     assert [image.shape for image in images] == [(10, 8, 3)] * 3
     assert [int(image.mean()) for image in images] == [10, 100, 200]
+
+
+# How a camera stores what is upright, by NumPy's own functions.
+STORED = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: a.swapaxes(0, 1),
+    6: np.rot90,
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "tiff"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_photograph_is_turned_upright(tmp_path, kind, orientation):
+    upright = np.zeros((32, 48, 3), np.uint8)
+    upright[:16, :24] = 255, 0, 0
+    upright[:16, 24:] = 0, 0, 255
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = tmp_path / f"a.{kind}"
+    stored = np.ascontiguousarray(STORED[orientation](upright))
+    Image.fromarray(stored).save(path, exif=exif)
+    with Image.open(path) as picture:
+        viewed = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    (image,) = read_frames(path).images
+    np.testing.assert_array_equal(image, viewed)
+    assert image.shape == upright.shape
+    assert np.abs(image.astype(int) - upright).mean() < 5  # colour at edges is lost in a JPEG
+
+
+def test_an_animation_is_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    path = tmp_path / "a.png"
+    grey(10).save(path, save_all=True, append_images=[grey(100)], exif=exif)
+    assert [image.shape for image in read_frames(path).images] == [(8, 10, 3)] * 2
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0\0\x08\0\xff", b""])
+def test_damaged_exif_says_nothing(tmp_path, exif):
+    path = tmp_path / "a.jpg"
+    grey(10).save(path, exif=exif)
+    (image,) = read_frames(path).images
+    assert image.shape == (10, 8, 3)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 77])
+def test_an_unknown_orientation_is_upright(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = tmp_path / "a.jpg"
+    grey(10).save(path, exif=exif)
+    (image,) = read_frames(path).images
+    assert image.shape == (10, 8, 3)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK"])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from experiments import command, predict
 from mbu_jax.errors import InputError
@@ -52,7 +52,7 @@ def brightness(monkeypatch) -> None:
         assert options.pop("return_logits")
         return (image[..., :1].astype(np.float32) - 127.5 for image in images)
 
-    monkeypatch.setattr(predict, "predict_stream", segment)
+    monkeypatch.setattr(predict, "predict", segment)
 
 
 def draw(path: Path | str, *values: int, size: tuple[int, int] = (24, 16)) -> Path:
@@ -99,6 +99,23 @@ def test_files_folders_patterns_and_animations(program, brightness):
     assert read("out/notes/d/000001.mask.png").max() == 0
     with Image.open("out/a.mask.png") as picture:
         assert picture.convert("RGB").getpixel((5, 5)) == (255, 255, 255)
+
+
+def test_results_stand_as_the_photograph_is_seen(program, brightness):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # stored lying on its side
+    lying = Image.new("L", (24, 16))
+    lying.paste(200, (0, 8, 8, 16))  # at the stored left and bottom: above and left when seen
+    lying.save("a.png", exif=exif)
+    assert program("a.png", "--out", "out", "--instances")[0] == 0
+    expected = np.zeros((24, 16), np.uint8)
+    expected[:8, :8] = 1
+    np.testing.assert_array_equal(read("out/a.mask.png"), expected)
+    np.testing.assert_array_equal(read("out/a.instances.png"), expected)
+    overlay = read("out/a.overlay.png")
+    assert overlay.shape == (24, 16, 3)
+    assert overlay[2, 2].sum() > 300
+    assert overlay[12:].max() == 0
 
 
 def test_what_is_done_is_skipped_unless_told(program, brightness):
@@ -213,7 +230,7 @@ def test_images_are_resized_as_the_run_was_trained(program, model, monkeypatch):
             seen.append(image.shape[:2])
             yield image[..., :1].astype(np.float32) - 127.5
 
-    monkeypatch.setattr(predict, "predict_stream", segment)
+    monkeypatch.setattr(predict, "predict", segment)
     run = Path("run")
     run.mkdir()
     (run / "model.safetensors").write_bytes(model.read_bytes())
