@@ -14,8 +14,8 @@ from mbu_jax.convolution import max_pool2x2
 from mbu_jax.errors import InputError
 from mbu_jax.layers import (
     DoubleConv,
+    Folding,
     Head,
-    NormActivation,
     Precision,
     QuantizationOptions,
     Stem,
@@ -265,7 +265,7 @@ class UNet(nnx.Module):
     def fold(self) -> None:
         """Refresh the thresholds and the head's exact weights; `eval` does it for you."""
         for _, module in nnx.iter_modules(self):
-            if isinstance(module, NormActivation | Head):
+            if isinstance(module, Folding):
                 module.fold()
 
     def eval(self, **attributes: Any) -> None:

@@ -1,0 +1,100 @@
+"""Latent weights: their precisions, how they become integers, how they start."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.scipy.special import ndtri
+from jax.typing import DTypeLike
+
+from mbu_jax.quantizers import (
+    SteGradient,
+    Ternarizer,
+    binarize,
+    power_of_two,
+    symmetric,
+    ternarize,
+)
+
+Precision = Literal["float32", "int8", "int4", "int2", "pow2", "masked", "binary"]
+
+
+class LatentWeight(nnx.Param):
+    """Floating weight behind a quantized one, meant to stay in [-1, 1]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizationOptions:
+    """How latent weights and activations become integers.
+
+    Attributes:
+      activation_bits: 1 (sign), 2 (levels -3, -1, 1, 3), or 32 (ReLU, no quantization).
+      weight_gradient: surrogate derivative for weights.
+      activation_gradient: surrogate derivative for activations.
+      ternarizer: how masked layers find their threshold.
+      density: share of non-zeros: of masked weights at initialization, and throughout training
+        with ``ternarizer="density"``.
+    """
+
+    activation_bits: int = 1
+    weight_gradient: SteGradient = "clipped"
+    activation_gradient: SteGradient = "clipped"
+    ternarizer: Ternarizer = "fixed"
+    density: float = 0.1
+
+
+def quantize_weight(latent: Array, precision: Precision, options: QuantizationOptions) -> Array:
+    """Integers of one layer's weights, straight through.
+
+    Args:
+      latent: floating latent weights of any shape.
+      precision: the layer's precision; ``float32`` returns the weights as they are.
+      options: surrogate gradient, ternarizer and density.
+
+    Returns:
+      Array of the same shape and dtype.
+
+    Example:
+      >>> quantize_weight(jnp.array([0.2, -0.7]), "masked", QuantizationOptions()).tolist()
+      [0.0, -1.0]
+    """
+    gradient = options.weight_gradient
+    match precision:
+        case "float32":
+            return latent
+        case "binary":
+            return binarize(latent, gradient)
+        case "masked":
+            return ternarize(latent, options.ternarizer, options.density, gradient)
+        case "pow2":
+            return power_of_two(latent, gradient)
+        case "int8" | "int4" | "int2":
+            return symmetric(latent, int(precision.removeprefix("int")), gradient)
+
+
+def latent_initializer(density: float) -> Callable[..., Array]:
+    """Normal initializer whose share of values beyond the fixed threshold 0.5 is ``density``.
+
+    A usual fan-in initialization would start far inside (-0.5, 0.5) and mask every weight.
+
+    Args:
+      density: share of weights with abs(w) > 0.5, in (0, 1).
+
+    Returns:
+      Function of (key, shape, dtype) giving values clipped to [-1, 1].
+
+    Example:
+      >>> w = latent_initializer(0.1)(jax.random.key(0), (100_000,), jnp.float32)
+      >>> abs(float((jnp.abs(w) > 0.5).mean()) - 0.1) < 0.01
+      True
+    """
+    std = -0.5 / ndtri(density / 2)
+
+    def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        return jnp.clip(jax.random.normal(key, shape, dtype) * std.astype(dtype), -1, 1)
+
+    return init
