@@ -1,10 +1,7 @@
-"""The U-Net against a NumPy one at every layer, and its configuration."""
+"""The U-Net against a NumPy one at every layer."""
 
 import dataclasses
 import itertools
-import json
-import math
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -14,36 +11,25 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import Array
-from numpy.typing import NDArray
 
 from mbu_jax.architecture import LAYER_NAMES
-from mbu_jax.convolution import max_pool2x2
 from mbu_jax.errors import InputError
-from mbu_jax.layers import LatentWeight, NormActivation, QuantizationOptions
+from mbu_jax.layers import LatentWeight, NormActivation
 from mbu_jax.unet import UNet, UNetConfig, image_to_float
 from tests.oracles import batch_norm, convolution, levels
-from tests.oracles.network import EPSILON, UNetOracle
+from tests.oracles.network import EPSILON
+from tests.unet_models import (
+    CONFIGS,
+    ONE_MIX,
+    OTHER_MIX,
+    QUICKLY,
+    oracle_of,
+    plain_model,
+    random_images,
+    random_model,
+    run,
+)
 
-# Each of the seven precisions on some pair of 3x3 convolutions and on some transposed one.
-ONE_MIX = ("int8", "int4", "int2", "pow2", "masked", "binary", "int8", "float32", "float32",
-           "masked", "pow2", "binary")  # fmt: skip
-OTHER_MIX = ("float32", "masked", "binary", "int8", "int4", "int2", "binary", "pow2", "int2",
-             "int4", "masked", "int8")  # fmt: skip
-
-CONFIGS = {
-    "one bit": UNetConfig(width=4, precisions=ONE_MIX),
-    "one bit, density": UNetConfig(
-        width=5, in_channels=1, classes=3, precisions=OTHER_MIX,
-        quantization=QuantizationOptions(ternarizer="density", density=0.2),
-    ),
-    "two bits": UNetConfig(
-        width=4, precisions=OTHER_MIX, quantization=QuantizationOptions(activation_bits=2)
-    ),
-    "two bits, twn": UNetConfig(
-        width=4, in_channels=4, classes=2, precisions=ONE_MIX,
-        quantization=QuantizationOptions(activation_bits=2, ternarizer="twn"),
-    ),
-}  # fmt: skip
 SHAPES = {
     "one bit": (2, 19, 33),
     "one bit, density": (1, 16, 16),
@@ -56,128 +42,6 @@ def test_the_mixes_hold_every_precision_on_both_kinds_of_convolution() -> None:
     pairs = list(zip(LAYER_NAMES * 2, ONE_MIX + OTHER_MIX, strict=True))
     for transposed in (True, False):
         assert len({p for name, p in pairs if ("ct" in name) is transposed}) == 7
-
-
-def dyadic(values: NDArray) -> Array:
-    """Multiples of 1/64: sums of their products are exact in float32, in any order."""
-    return jnp.asarray(np.rint(64 * values) / 64, jnp.float32)
-
-
-def plain_model(config: UNetConfig, seed: int = 0) -> UNet:
-    """A network with random weights and fresh BatchNorms, drawn by NumPy: nothing is compiled."""
-    rng = np.random.default_rng(seed)
-    structure, state = nnx.split(nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0))))
-    state = jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), state)
-    model = nnx.merge(structure, state)
-    for path, variable in nnx.iter_graph(model):
-        if not isinstance(variable, nnx.Variable):
-            continue
-        shape = variable[...].shape
-        if isinstance(variable, LatentWeight):
-            ties = rng.choice(np.array([-1, -0.5, 0, 0.375, 0.5, 0.75, 1]), shape)
-            drawn = np.clip(0.4 * rng.normal(size=shape), -1, 1)
-            latent = np.where(rng.random(shape) < 0.1, ties, drawn)
-            variable.set_value(jnp.asarray(latent, jnp.float32))
-        elif path[-1] == "weight":
-            fan_in = math.prod(shape[:-1])
-            variable.set_value(dyadic(rng.normal(size=shape) * math.sqrt(2 / fan_in)))
-        elif path[-1] in ("scale", "var"):
-            variable.set_value(jnp.asarray(np.ones(shape, np.float32)))
-        elif path[-2:] == ("head", "bias"):
-            variable.set_value(dyadic(rng.normal(size=shape)))
-    return model
-
-
-def random_model(config: UNetConfig, seed: int = 0) -> UNet:
-    """A network whose BatchNorms flip, silence and saturate some of their channels."""
-    rng = np.random.default_rng(seed)
-    model = plain_model(config, seed)
-    for _, module in nnx.iter_modules(model):
-        if isinstance(module, NormActivation):
-            (channels,) = module.norm.mean[...].shape
-            kind = rng.integers(0, 10, channels)
-            gamma = np.where(kind == 0, 0, rng.normal(size=channels))
-            gamma = np.where(kind == 1, 1e-20 * gamma, gamma)
-            # Where beta is 0 and the mean whole, accumulators lie exactly on the threshold.
-            exact = rng.random(channels) < 0.3
-            mean = 4 * rng.normal(size=channels)
-            values = {
-                "scale": gamma,
-                "bias": np.where(exact, 0, 0.5 * rng.normal(size=channels)),
-                "mean": np.where(exact, np.rint(mean), mean),
-                "var": 10 ** rng.uniform(-1, 4, channels),
-            }
-            for name, value in values.items():
-                getattr(module.norm, name).set_value(jnp.asarray(value, jnp.float32))
-    return model
-
-
-def random_images(config: UNetConfig, *shape: int, seed: int = 0) -> NDArray:
-    size = (*shape, config.in_channels)
-    return (np.random.default_rng(seed).integers(0, 65, size) / 64).astype(np.float32)
-
-
-def part_by_part(model: UNet, images: Array) -> dict[str, Array]:
-    """Output of every convolution and activation on images of a padded size."""
-    seen = {}
-
-    def double_conv(name: str, x: Array) -> Array:
-        block = getattr(model, name)
-        seen[f"{name}.conv1"] = y = block.conv1(x)
-        seen[f"{name}.norm1"] = x = block.norm1(y)
-        seen[f"{name}.conv2"] = y = block.conv2(x)
-        seen[f"{name}.norm2"] = x = block.norm2(y)
-        return x
-
-    def up(name: str, x: Array) -> Array:
-        block = getattr(model, name)
-        seen[f"{name}.conv"] = y = block.conv(x)
-        if not block.quantized:
-            return block(x)
-        seen[f"{name}.norm"] = x = block.norm(y)
-        return x
-
-    skips = [double_conv("stem", 2 * image_to_float(images) - 1)]
-    for name in ("down_c1", "down_c2", "down_c3", "down_c4"):
-        skips.append(double_conv(name, max_pool2x2(skips[-1])))
-    y = skips.pop()
-    for number in "1234":
-        y = jnp.concatenate([skips.pop(), up(f"up_ct{number}", y)], axis=-1)
-        y = double_conv(f"up_c{number}", y)
-    seen["logits"] = model.head(y)
-    return seen
-
-
-@nnx.jit
-def answer_and_parts(model: UNet, images: Array) -> tuple[Array, dict[str, Array]]:
-    _, height, width, _ = images.shape
-    border = ((0, 0), (0, -height % 16), (0, -width % 16), (0, 0))
-    return model(images), part_by_part(model, jnp.pad(images, border, mode="edge"))
-
-
-# Compiling is the cost of these tests; this takes a third of the time.
-QUICKLY = {"xla_backend_optimization_level": 0}
-
-
-def run(
-    model: UNet, images: NDArray, options: dict[str, Any] | None = None
-) -> tuple[Array, dict[str, NDArray]]:
-    """The network's own answer, and what each part gives."""
-    operands = (model, jnp.asarray(images))
-    compiled = answer_and_parts.lower(*operands).compile(compiler_options=options)
-    logits, seen = compiled(*operands)
-    return logits, {name: np.asarray(value) for name, value in seen.items()}
-
-
-def oracle_of(model: UNet) -> UNetOracle:
-    config = model.config
-    return UNetOracle(
-        params=jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model))),
-        precisions=dict(zip(LAYER_NAMES, config.precisions, strict=True)),
-        bits=config.quantization.activation_bits,
-        ternarizer=config.quantization.ternarizer,
-        density=config.quantization.density,
-    )
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -234,7 +98,6 @@ def test_training_normalizes_every_layer_by_its_batch() -> None:
 def test_bfloat16_leaves_quantized_accumulators_exact() -> None:
     config = dataclasses.replace(CONFIGS["two bits"], dtype="bfloat16")
     model = random_model(config)
-    model.eval()
     _, seen = run(model, random_images(config, 1, 16, 16), QUICKLY)
     oracle = oracle_of(model)
     inputs = {"stem.conv2": seen["stem.norm1"]}
@@ -402,162 +265,3 @@ def test_evaluation_mode_cannot_be_entered_under_jit(call: str) -> None:
     model = plain_model(UNetConfig(width=4))
     with pytest.raises(InputError, match=r"outside jit; call the model's eval\(\) or fold\(\)"):
         nnx.jit(lambda model: getattr(model, call)())(model)
-
-
-def abstract_parameters(config: UNetConfig) -> dict[str, Any]:
-    model = nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0)))
-    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
-
-
-def count(parameters: Any) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameters))
-
-
-def test_parameter_count_of_the_paper() -> None:
-    parameters = abstract_parameters(UNetConfig())
-    weights = [p for path, p in jax.tree.leaves_with_path(parameters) if "weight" in str(path[-1])]
-    assert len(weights) == 23
-    assert count(weights) == 14_776_064
-    assert f"{count(weights) / 1e6:.2f}" == "14.78"
-    channels = 2 * (64 + 128 + 256 + 512 + 512 + 256 + 128 + 64 + 64) + 512 + 256 + 128 + 64
-    assert count(parameters) == count(weights) + 2 * channels + 1
-    assert parameters["up_c1"]["conv1"]["weight"].shape == (3, 3, 1024, 256)
-    assert parameters["down_c4"]["conv2"]["weight"].shape == (3, 3, 512, 512)
-    assert parameters["up_ct1"]["conv"]["weight"].shape == (2, 2, 512, 512)
-    full = abstract_parameters(UNetConfig.preset("full_precision"))
-    assert count(full) == count(parameters) - (512 + 256 + 128 + 64)
-
-
-ONLY = {name: (precision,) * 12 for name, precision in (
-    ("full_precision", "float32"), ("int8", "int8"), ("int4", "int4"),
-    ("all_masked", "masked"), ("binary", "binary"),
-)}  # fmt: skip
-CHEAPEST = ("up_ct4", "up_ct3", "up_ct2", "up_ct1", "up_c3", "down_c1", "up_c2", "down_c2",
-            "up_c4", "up_c1", "down_c4", "down_c3")  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ONLY)
-def test_presets_of_table_1(name: Any) -> None:
-    config = UNetConfig.preset(name, width=8, in_channels=1, classes=4, dtype="bfloat16")
-    assert config.precisions == ONLY[name]
-    assert config.quantization.activation_bits == (32 if name == "full_precision" else 1)
-    sizes = (config.width, config.in_channels, config.classes, config.dtype)
-    assert sizes == (8, 1, 4, "bfloat16")
-
-
-@pytest.mark.parametrize("masked_layers", [0, 1, 6, 12])
-def test_mbu_masks_the_cheapest_layers(masked_layers: int) -> None:
-    config = UNetConfig.preset("mbu", masked_layers=masked_layers)
-    masked = {n for n, p in zip(LAYER_NAMES, config.precisions, strict=True) if p == "masked"}
-    assert masked == set(CHEAPEST[:masked_layers])
-    assert set(config.precisions) <= {"masked", "binary"}
-    assert (config.width, config.quantization.activation_bits) == (64, 1)
-
-
-def test_a_preset_takes_other_quantization() -> None:
-    options = QuantizationOptions(activation_bits=2, ternarizer="density", density=0.3)
-    assert UNetConfig.preset("mbu", quantization=options).quantization == options
-    full = UNetConfig.preset("full_precision", quantization=options).quantization
-    assert full == dataclasses.replace(options, activation_bits=32)
-    assert UNetConfig.preset("mbu") == UNetConfig.preset("mbu", masked_layers=6)
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda unknown: UNetConfig.preset(unknown),
-        lambda _: UNetConfig.preset("mbu", masked_layers=13),
-        lambda _: UNetConfig.preset("mbu", masked_layers=-1),
-        lambda _: UNetConfig.preset("binary", width=0),
-    ],
-)
-def test_bad_presets_are_told(call: Callable[[Any], UNetConfig]) -> None:
-    with pytest.raises(InputError, match=r"'int3'; choose one of full_precision|13|-1|width is 0"):
-        call("int3")
-
-
-@pytest.mark.parametrize(
-    "config", [*CONFIGS.values(), UNetConfig(), UNetConfig.preset("full_precision", classes=7)]
-)
-def test_a_configuration_survives_json(config: UNetConfig) -> None:
-    back = UNetConfig.from_dict(json.loads(json.dumps(config.to_dict())))
-    assert back == config
-    assert hash(back) == hash(config)
-
-
-WHOLE = "must be (a whole number of )?at least 1"
-BAD_FIELDS = [
-    *((name, value, f"{name} is .*{WHOLE}") for name in ("width", "in_channels", "classes")
-      for value in (0, -3, 4.0, "4", None, True, [4], math.nan)),
-    *(("precisions", value, "precisions is .*; give a tuple with one entry for each of down_c1")
-      for value in (None, "masked", 5, [], ["masked"] * 11, ["masked"] * 13, {"down_c1": "int8"})),
-    ("precisions", ["int3"] + ["masked"] * 11, "down_c1 has unknown precision 'int3'; choose"),
-    ("precisions", ["masked"] * 11 + [None], "up_c4 has unknown precision None; choose"),
-    *(("dtype", value, "dtype is .*; choose float32 or bfloat16")
-      for value in ("float16", None, 3, ["float32"])),
-    *(("quantization", value, "quantization is .*, not a table")
-      for value in (None, "x", [1], 3)),
-    ("quantization", {}, "quantization lacks activation_bits"),
-    ("depth", 4, "the network's configuration has unknown depth"),
-]  # fmt: skip
-BAD_OPTIONS = [
-    *(("activation_bits", value, "activation_bits is .*; choose 1, 2 or 32")
-      for value in (0, 3, -1, 1.0, "1", None, True, [1])),
-    ("activation_bits", 32, "activation_bits 32 goes with float32 weights in every layer"),
-    *(("density", value, "density is .*; choose a share between 0 and 1")
-      for value in (0.0, 1.0, -0.1, 1.5, math.nan, "0.1", None, True, [0.1])),
-    *((name, value, f"{name} is .*; choose one of {known}")
-      for name, known in (("weight_gradient", "clipped, approx_sign, swish_sign"),
-                          ("activation_gradient", "clipped, approx_sign, swish_sign"),
-                          ("ternarizer", "fixed, twn, density"))
-      for value in ("third", None, 1, ["clipped"])),
-    ("levels", 3, "quantization has unknown levels"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("field", "value", "message"), BAD_FIELDS)
-def test_a_bad_field_is_named(field: str, value: Any, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        UNetConfig.from_dict(UNetConfig().to_dict() | {field: value})
-
-
-@pytest.mark.parametrize(("field", "value", "message"), BAD_OPTIONS)
-def test_a_bad_option_is_named(field: str, value: Any, message: str) -> None:
-    fields = UNetConfig().to_dict()
-    fields["quantization"][field] = value
-    with pytest.raises(InputError, match=message):
-        UNetConfig.from_dict(fields)
-
-
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(UNetConfig)])
-def test_a_missing_field_is_named(field: str) -> None:
-    fields = UNetConfig().to_dict()
-    del fields[field]
-    with pytest.raises(InputError, match=f"lacks {field}; restore config.json"):
-        UNetConfig.from_dict(fields)
-
-
-@pytest.mark.parametrize("fields", [None, [], "masked", 3])
-def test_something_else_than_a_table_is_told(fields: Any) -> None:
-    with pytest.raises(InputError, match=r"not a table of options; restore config\.json"):
-        UNetConfig.from_dict(fields)
-
-
-def test_sums_beyond_exact_integers_are_refused() -> None:
-    """The widest sum has 16 c channels, nine taps, the largest activation and weight."""
-    for precision, level in (("int8", 127), ("int4", 7), ("pow2", 4), ("masked", 1)):
-        for bits, activation in ((1, 1), (2, 3)):
-            widest = (2**24 - 1) // (16 * 9 * activation * level)
-            sizes: dict[str, Any] = {
-                "precisions": (precision,) * 12,
-                "quantization": QuantizationOptions(activation_bits=bits),
-            }
-            assert UNetConfig(width=widest, **sizes).width == widest
-            with pytest.raises(InputError, match=rf"width {widest + 1} lets sums reach .*2\^24"):
-                UNetConfig(width=widest + 1, **sizes)
-
-
-def test_quantization_must_be_options() -> None:
-    bad: Any = {"activation_bits": 1}
-    with pytest.raises(InputError, match=r"quantization is .*; give QuantizationOptions"):
-        UNetConfig(quantization=bad)
