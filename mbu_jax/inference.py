@@ -197,7 +197,7 @@ def _padded(
         joined = jnp.concatenate([skip, apply(f"up_ct{index}.conv", x)], axis=-1)
         return double_conv(f"up_c{index}", joined)
 
-    bits = ops.stem(x, params.stem, dtype=params.config.dtype)
+    bits = ops.stem(x, params.stem)
     keep("stem.conv1", bits)
     full = apply("stem.conv2", bits)
     half = double_conv("down_c1", ops.max_pool2x2(full))

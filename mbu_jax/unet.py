@@ -51,7 +51,8 @@ class UNetConfig:
       classes: channels of the logits; 1 means one foreground class through a sigmoid.
       precisions: weight precision of the twelve layers, in the order of `LAYER_NAMES`.
       quantization: activation bits, surrogate gradients, ternarizer.
-      dtype: arithmetic of the full-precision parts, ``float32`` or ``bfloat16``.
+      dtype: arithmetic of the full-precision parts, ``float32`` or ``bfloat16``. A network with
+        quantized activations is evaluated in float32, as its packed form is.
 
     The stem's first convolution and the head are full precision in every network; the stem's
     second convolution is masked wherever activations are quantized.

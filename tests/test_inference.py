@@ -67,14 +67,17 @@ def model_activations(model: UNet, images: Array) -> tuple[Array, list[Array]]:
 
 
 @pytest.mark.parametrize(
-    ("width", "precisions", "bits", "shape"),
-    [(4, MIXED, 2, (2, 19, 33, 3)), (48, ("binary", "masked") * 6, 1, (1, 1, 1, 3))],
+    ("width", "precisions", "bits", "dtype", "shape"),
+    [
+        (4, MIXED, 2, "bfloat16", (2, 19, 33, 3)),
+        (48, ("binary", "masked") * 6, 1, "float32", (1, 1, 1, 3)),
+    ],
 )
 def test_every_bit_is_the_models(
-    width: int, precisions: tuple[Any, ...], bits: int, shape: tuple[int, ...]
+    width: int, precisions: tuple[Any, ...], bits: int, dtype: Any, shape: tuple[int, ...]
 ) -> None:
     options = QuantizationOptions(activation_bits=bits)
-    model = a_model(UNetConfig(width, 3, 2, precisions, options))
+    model = a_model(UNetConfig(width, 3, 2, precisions, options, dtype))
     model.eval()
     images = jnp.asarray(np.random.default_rng(1).random(shape), jnp.float32)
     expected, codes = model_activations(model, images)

@@ -400,9 +400,13 @@ def test_bfloat16_leaves_quantized_layers_exact() -> None:
     np.testing.assert_array_equal(y, expected)
     full = Conv3x3(8, 4, "float32", options, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     assert full(jnp.asarray(x)).dtype == jnp.bfloat16
+    full.eval()
+    assert full(jnp.asarray(x)).dtype == jnp.float32
     assert full.weight[...].dtype == jnp.float32
     up = Up(8, "float32", QuantizationOptions(activation_bits=32), dtype=jnp.bfloat16,
             rngs=nnx.Rngs(0))  # fmt: skip
+    assert up(jnp.asarray(x)).dtype == jnp.bfloat16
+    up.eval()  # nothing repeats the sums of a network whose activations are full precision
     assert up(jnp.asarray(x)).dtype == jnp.bfloat16
     head = Head(8, 2, options, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     w = np.asarray(head.weight[...].astype(jnp.bfloat16), np.float64)

@@ -18,7 +18,7 @@ class DoubleConv(nnx.Module):
       out_channels: K of the output, and of the middle.
       precisions: of the first and second convolution's weights.
       options: quantization.
-      dtype: of the arithmetic where a precision is float32.
+      dtype: of the arithmetic where a precision is float32, as in `Conv3x3`.
       rngs: NNX random keys.
 
     Example:
@@ -64,7 +64,7 @@ class Up(nnx.Module):
       channels: C, of input and output.
       precision: of the weights.
       options: quantization.
-      dtype: of the arithmetic where the precision is float32.
+      dtype: of the arithmetic where the precision is float32, as in `UpConv2x2`.
       rngs: NNX random keys.
 
     Example:

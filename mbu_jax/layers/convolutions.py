@@ -19,7 +19,11 @@ from mbu_jax.layers.latent_weights import (
 
 
 class _Convolution(nnx.Module):
-    """The weights of one convolution at one precision."""
+    """The weights of one convolution at one precision.
+
+    Attributes:
+      use_running_average: False in training; `flax.nnx.Module.eval` sets it.
+    """
 
     _side: ClassVar[int]  # of the kernel
     _taps: ClassVar[int]  # of the kernel, those that meet in one output
@@ -37,6 +41,7 @@ class _Convolution(nnx.Module):
         self.precision: Precision = precision
         self.options = options
         self.dtype = jnp.dtype(dtype)
+        self.use_running_average = False
         shape = (self._side, self._side, in_channels, out_channels)
         if precision == "float32":
             scale = jnp.sqrt(2.0 / (self._taps * in_channels)).astype(jnp.float32)
@@ -50,8 +55,10 @@ class _Convolution(nnx.Module):
         return quantize_weight(self.weight[...], self.precision, self.options)
 
     def _operands(self, x: Array) -> tuple[Array, Array]:
-        # Integers need float32's 24-bit mantissa; only true floats may be computed narrower.
-        dtype = self.dtype if self.precision == "float32" else jnp.float32
+        # Integers need float32's 24-bit mantissa, and so does what other engines must repeat.
+        repeated = self.use_running_average and self.options.activation_bits < 32
+        narrow = self.precision == "float32" and not repeated
+        dtype = self.dtype if narrow else jnp.float32
         return x.astype(dtype), self.quantized_weight().astype(dtype)
 
 
@@ -65,7 +72,8 @@ class Conv3x3(_Convolution):
       out_channels: K of the output.
       precision: of the weights.
       options: quantization.
-      dtype: of the arithmetic where the precision is float32.
+      dtype: of the arithmetic where the precision is float32; evaluation takes float32 wherever
+        activations are quantized.
       rngs: NNX random keys.
 
     Example:
@@ -98,7 +106,8 @@ class UpConv2x2(_Convolution):
       out_channels: K of the output.
       precision: of the weights.
       options: quantization.
-      dtype: of the arithmetic where the precision is float32.
+      dtype: of the arithmetic where the precision is float32; evaluation takes float32 wherever
+        activations are quantized.
       rngs: NNX random keys.
 
     Example:

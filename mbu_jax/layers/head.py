@@ -22,7 +22,7 @@ class Head(Folding):
       in_channels: C of the input.
       classes: channels of the logits.
       options: quantization of the input.
-      dtype: of the arithmetic in training; evaluation of quantized activations takes float32.
+      dtype: of the arithmetic; evaluation takes float32 wherever activations are quantized.
       rngs: NNX random keys.
 
     Example:

@@ -20,7 +20,7 @@ class Stem(DoubleConv):
       in_channels: C of the image.
       out_channels: K of the output.
       options: quantization; with ``activation_bits=32`` this is a plain `DoubleConv`.
-      dtype: of the full-precision arithmetic.
+      dtype: of the full-precision arithmetic, as in `Conv3x3`.
       rngs: NNX random keys.
 
     Example:

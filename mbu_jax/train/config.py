@@ -50,7 +50,7 @@ class ModelOptions:
     """Share of non-zeros: at the start, and throughout with --ternarizer density."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the full-precision parts."""
+    """Arithmetic of the full-precision parts; quantized networks are evaluated in float32."""
 
     def build(self, *, classes: int = 1) -> UNetConfig:
         """Make the network's configuration.

@@ -1,7 +1,5 @@
 """The convolution on the image: the public function."""
 
-from typing import Literal
-
 from jax import Array
 
 from mbu_jax.ops.stem.primitive import OPERATION
@@ -12,7 +10,6 @@ def stem(
     images: Array,
     layer: PackedStem,
     *,
-    dtype: Literal["float32", "bfloat16"] = "float32",
     implementation: str | None = None,
 ) -> Array:
     """Full-precision 3x3 convolution of ``2 images - 1``, compared with thresholds, as words.
@@ -20,7 +17,6 @@ def stem(
     Args:
       images: [B, H, W, C] float32 in [0, 1].
       layer: weights and thresholds.
-      dtype: of the arithmetic.
       implementation: name of an engine, or None for the best that the device has.
 
     Returns:
@@ -36,4 +32,4 @@ def stem(
       >>> stem(jnp.ones((1, 1, 1, 1)), layer).ravel().tolist()
       [1]
     """
-    return OPERATION(images, layer, implementation=implementation, dtype=dtype)
+    return OPERATION(images, layer, implementation=implementation)

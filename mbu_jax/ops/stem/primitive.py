@@ -11,7 +11,7 @@ from mbu_jax.ops.stem.xla import stem_xla
 from mbu_jax.packing import PackedStem, word_count
 
 
-def _shape(images: Any, layer: PackedStem, *, dtype: str) -> jax.ShapeDtypeStruct:
+def _shape(images: Any, layer: PackedStem) -> jax.ShapeDtypeStruct:
     if images.dtype != jnp.float32 or images.shape[3:] != (layer.in_channels,):
         raise InputError(
             f"stem takes images, float32 [B, H, W, {layer.in_channels}], "

@@ -10,28 +10,25 @@ from mbu_jax.packing import PackedStem, pack_channels
 _PIXELS_PER_BLOCK = 4096
 
 
-def stem_xla(images: Array, layer: PackedStem, *, dtype: str) -> Array:
+def stem_xla(images: Array, layer: PackedStem) -> Array:
     """Convolve, compare and pack blocks of rows, so that no image of floats has all channels.
 
     Args:
       images: [B, H, W, C] float32 in [0, 1].
       layer: weights and thresholds.
-      dtype: of the arithmetic.
 
     Returns:
       [B, H, W, P, ceil(K/32)] uint32.
     """
     batch, height, width, _ = images.shape
     blocks, rows = row_blocks(height, batch * width, _PIXELS_PER_BLOCK)
-    x = (2 * images - 1).astype(dtype)
-    x = jnp.pad(x, ((0, 0), (1, 1 + blocks * rows - height), (0, 0), (0, 0)))
-    weight = layer.weight.astype(dtype)
+    x = jnp.pad(2 * images - 1, ((0, 0), (1, 1 + blocks * rows - height), (0, 0), (0, 0)))
     sign = layer.sign.reshape(1, 1, 1, -1)
 
     def block(top: Array) -> Array:
         image = lax.dynamic_slice_in_dim(x, top, rows + 2, axis=1)
         # The rows above and below stand for the border that the convolution adds.
-        y = conv3x3(image, weight, 0.0)[:, 1:-1].astype(jnp.float32) * sign
+        y = conv3x3(image, layer.weight, 0.0)[:, 1:-1] * sign
         code = sum((y >= t.reshape(1, 1, 1, -1)).astype(jnp.uint8) for t in layer.theta)
         return pack_channels(jnp.asarray(code), layer.activation_bits)
 
