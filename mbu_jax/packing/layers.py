@@ -8,7 +8,7 @@ channels, h and w the kernel's sides.
 """
 
 import dataclasses
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, override
 
 import jax
 import numpy as np
@@ -19,6 +19,24 @@ from mbu_jax.errors import InputError
 from mbu_jax.packing.layouts import valid_bits, word_count
 
 PackedPrecision = Literal["binary", "masked", "pow2"]
+
+
+class PackedLayer:
+    """What the layers have in common."""
+
+    def validate(self, name: str) -> Self:
+        """Check every field.
+
+        Args:
+          name: what messages call the layer; by default where it stands in the network.
+
+        Returns:
+          Itself.
+
+        Raises:
+          InputError: naming the field and what it must be.
+        """
+        raise NotImplementedError
 
 
 def _require(holds: Any, name: str, rule: str) -> None:
@@ -43,6 +61,10 @@ def _host(value: Any, name: str, shape: tuple[int | None, ...], dtype: Any) -> N
     return np.asarray(value)
 
 
+def _check_finite(values: NDArray, name: str) -> None:
+    _require(np.isfinite(values).all(), name, "holds a value that is not finite")
+
+
 def _check_thresholds(theta: NDArray, name: str) -> None:
     _require(theta.shape[0] in (1, 3), name, f"has {theta.shape[0]} rows; it must have 1 or 3")
     _require((np.diff(theta.astype(np.float64), axis=0) >= 0).all(), name, "must ascend by rows")
@@ -58,7 +80,7 @@ def _register(*, static: tuple[str, ...] = ()) -> Any:
 
 @_register()
 @dataclasses.dataclass(frozen=True)
-class PackedStem:
+class PackedStem(PackedLayer):
     """The full-precision convolution on the image, and its comparisons.
 
     The code of an activation is ``sum over t of (sign * y >= theta[t])``, y the 3x3 convolution,
@@ -95,25 +117,14 @@ class PackedStem:
         """Channels of the output."""
         return self.weight.shape[3]
 
+    @override
     def validate(self, name: str = "stem.conv1") -> Self:
-        """Check every field.
-
-        Args:
-          name: what messages call the layer.
-
-        Returns:
-          Itself.
-
-        Raises:
-          InputError: naming the field and what it must be.
-        """
+        """Check every field, as every layer does."""
         weight = _host(self.weight, f"{name}.weight", (3, 3, None, None), np.float32)
         theta = _host(self.theta, f"{name}.theta", (None, weight.shape[3]), np.float32)
         sign = _host(self.sign, f"{name}.sign", (weight.shape[3],), np.float32)
-        for field, value in (("weight", weight), ("theta", theta)):
-            _require(
-                np.isfinite(value).all(), f"{name}.{field}", "holds a value that is not finite"
-            )
+        _check_finite(weight, f"{name}.weight")
+        _check_finite(theta, f"{name}.theta")
         _check_thresholds(theta, f"{name}.theta")
         _require((np.abs(sign) == 1).all(), f"{name}.sign", "must hold -1 and 1 alone")
         return self
@@ -121,7 +132,7 @@ class PackedStem:
 
 @_register(static=("segments",))
 @dataclasses.dataclass(frozen=True)
-class PackedConv:
+class PackedConv(PackedLayer):
     """A quantized convolution as bit planes, and its comparisons.
 
     Theta compares the *integer dot product* a.w of activations in {-1, 1} or {-3, -1, 1, 3} and
@@ -191,18 +202,9 @@ class PackedConv:
         height, width, outputs, _ = self.positive.shape
         return int(kept.sum(dtype=np.int64)) / (height * width * outputs * self.in_channels)
 
+    @override
     def validate(self, name: str = "conv") -> Self:
-        """Check every field.
-
-        Args:
-          name: what messages call the layer.
-
-        Returns:
-          Itself.
-
-        Raises:
-          InputError: naming the field and what it must be.
-        """
+        """Check every field, as every layer does."""
         segments = self.segments
         whole = isinstance(segments, tuple) and all(type(n) is int and n > 0 for n in segments)
         _require(
@@ -240,7 +242,7 @@ class PackedConv:
 
 @_register()
 @dataclasses.dataclass(frozen=True)
-class PackedHead:
+class PackedHead(PackedLayer):
     """The 1x1 convolution that makes logits out of the last activations.
 
     Weights and bias lie on a power-of-two grid on which every partial sum is exact in float32, so
@@ -269,25 +271,18 @@ class PackedHead:
         """Channels of the logits."""
         return self.weight.shape[1]
 
+    @override
     def validate(self, name: str = "head", bits: int = 1) -> Self:
-        """Check every field.
+        """Check every field, as every layer does.
 
         Args:
           name: what messages call the layer.
           bits: activation bits, which bound the sums.
-
-        Returns:
-          Itself.
-
-        Raises:
-          InputError: naming the field and what it must be.
         """
         weight = _host(self.weight, f"{name}.weight", (None, None), np.float32)
         bias = _host(self.bias, f"{name}.bias", (weight.shape[1],), np.float32)
-        for field, value in (("weight", weight), ("bias", bias)):
-            _require(
-                np.isfinite(value).all(), f"{name}.{field}", "holds a value that is not finite"
-            )
+        _check_finite(weight, f"{name}.weight")
+        _check_finite(bias, f"{name}.bias")
         numbers = np.concatenate([weight * np.float32(2**bits - 1), bias[None]]).astype(np.float64)
         grids = np.where(numbers == 0, np.inf, _lowest_bit(np.concatenate([weight, bias[None]])))
         grid = grids.min(axis=0)
