@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from mbu_jax import ops
 from mbu_jax.inference import infer_with_activations, pack
-from mbu_jax.packing import PackedConv
+from mbu_jax.layers import QuantizationOptions
+from mbu_jax.packing import PackedConv, PackedUNet
 from mbu_jax.unet import UNetConfig
 from tests.oracles import convolution, packed_network
-from tests.test_unet import oracle_of, random_images, random_model
+from tests.random_packed import random_packed
+from tests.unet_models import QUICKLY, oracle_of, random_images, random_model
 
 INT_MAX = 2**31 - 1
-# Compiling is the cost of these tests: every program is compiled in a hurry and run on some draws.
-QUICKLY = {"xla_backend_optimization_level": 0}
-DRAWS = 3
+DRAWS = 3  # on which every program runs, since compiling is the cost of these tests
 ENGINES = ("xla",)
 PRECISIONS = ("binary", "masked", "pow2")
 LEVELS = {"binary": (1,), "masked": (1,), "pow2": (1, 2, 4)}
@@ -180,6 +180,31 @@ def test_pack_bits_gives_every_bit(case: Case) -> None:
     np.testing.assert_array_equal(got, packed_network.write_codes(codes, case.bits))
 
 
+def compiled_network(params: PackedUNet, images: NDArray) -> Callable[..., Any]:
+    lowered = jax.jit(infer_with_activations).lower(params, jnp.asarray(images))
+    return lowered.compile(compiler_options=QUICKLY)
+
+
+def check_words(kept: dict[str, Array], codes: dict[str, NDArray], bits: int) -> None:
+    assert codes.keys() == kept.keys()
+    for part, expected in codes.items():
+        words = packed_network.write_codes(expected, bits)
+        np.testing.assert_array_equal(kept[part], words, err_msg=part)
+
+
+def check_behind_the_stem(
+    params: PackedUNet, compiled: Callable[..., Any], images: NDArray
+) -> dict[str, NDArray]:
+    """The order of the stem's sums may differ between engines; all behind its bits is integers."""
+    logits, kept = compiled(params, jnp.asarray(images))
+    stem = packed_network.read_codes(np.asarray(kept["stem.conv1"]), (params.config.width,))
+    codes, expected = packed_network.network(params, stem)
+    check_words(kept, codes, params.activation_bits)
+    _, height, width, _ = images.shape
+    np.testing.assert_array_equal(logits, expected[:, :height, :width])
+    return codes
+
+
 def test_a_whole_network_gives_every_bit() -> None:
     """Batch normalizations flip, silence and saturate channels; see `random_model`."""
     config = UNetConfig(width=5, classes=2, precisions=("binary", "masked", "pow2") * 4)
@@ -189,13 +214,7 @@ def test_a_whole_network_gives_every_bit() -> None:
     gammas = np.asarray(model.down_c1.norm1.norm.scale)
     assert (gammas < 0).any()
     exact = random_images(config, 1, 17, 31, seed=3)
-    rng = np.random.default_rng(3)
-    inexact = rng.random(exact.shape).astype(np.float32)
-    compiled = (
-        jax.jit(infer_with_activations)
-        .lower(params, jnp.asarray(exact))
-        .compile(compiler_options=QUICKLY)
-    )
+    compiled = compiled_network(params, exact)
 
     oracle = oracle_of(model)
     logits, kept = compiled(params, jnp.asarray(exact))
@@ -205,18 +224,28 @@ def test_a_whole_network_gives_every_bit() -> None:
         for part, value in oracle.seen.items()
         if ".norm" in part
     }
-    assert codes.keys() == kept.keys()
-    for part, expected in codes.items():
-        words = packed_network.write_codes(expected, bits)
-        np.testing.assert_array_equal(kept[part], words, err_msg=part)
+    check_words(kept, codes, bits)
 
-    # The order of the stem's sums may differ between engines; all behind its bits is integers.
+    inexact = np.random.default_rng(3).random(exact.shape, np.float32)
     for images in (exact, inexact):
-        logits, kept = compiled(params, jnp.asarray(images))
-        stem = packed_network.read_codes(np.asarray(kept["stem.conv1"]), (config.width,))
-        codes, expected = packed_network.network(params, stem)
-        assert codes.keys() == kept.keys()
-        for part, code in codes.items():
-            words = packed_network.write_codes(code, bits)
-            np.testing.assert_array_equal(kept[part], words, err_msg=part)
-        np.testing.assert_array_equal(logits, expected[:, :17, :31])
+        check_behind_the_stem(params, compiled, images)
+
+
+@pytest.mark.parametrize(
+    ("width", "precisions", "bits", "size"),
+    [
+        (32, ("masked",) * 12, 2, (17, 21)),
+        (64, ("pow2", "binary", "masked") * 4, 2, (3, 5)),
+        (64, ("binary",) * 12, 1, (16, 1)),
+    ],
+)
+def test_a_wide_network_gives_every_bit(
+    width: int, precisions: tuple[Any, ...], bits: int, size: tuple[int, int]
+) -> None:
+    options = QuantizationOptions(activation_bits=bits)
+    params = random_packed(UNetConfig(width, 3, 2, precisions, options))
+    images = np.random.default_rng(width).random((1, *size, 3), np.float32)
+    codes = check_behind_the_stem(params, compiled_network(params, images), images)
+    for part, values in codes.items():
+        shares = np.bincount(values.ravel(), minlength=2**bits) / values.size
+        assert shares.min() > 1e-3, f"{part} lacks a level and shows little"
