@@ -30,7 +30,7 @@ def predict(
     params: Segmenter,
     images: Any,
     *,
-    tile: int = 512,
+    tile: int = 1024,
     overlap: int | None = None,
     flips: bool = False,
     instances: bool = False,
@@ -52,8 +52,9 @@ def predict(
         [B, H, W, classes], such as a `UNet` in evaluation mode, which gets whole batches.
       images: [H, W, C], [B, H, W, C], or a list or iterator of [H, W, C]; uint8, or floating in
         [0, 1].
-      tile: side of a tile in pixels, a multiple of 16. The network is compiled once for all large
-        images, and once for every smaller size, rounded up to 16.
+      tile: side of a tile in pixels, a multiple of 16. The network is compiled once for all larger
+        images, and once for every smaller size, rounded up to 16: where sizes vary much, a
+        smaller tile saves compiling.
       overlap: pixels that neighbouring tiles share, a multiple of 16 below ``tile``. By default
         192, but at most half a tile.
       flips: average the logits over the image and its three mirror images; four times the work.
@@ -165,7 +166,7 @@ def _infer(params: PackedUNet, implementation: str | None, images: Array) -> Arr
 
 def _checked_overlap(tile: int, overlap: int | None) -> int:
     if tile < SIZE_MULTIPLE or tile % SIZE_MULTIPLE:
-        raise InputError(f"tile is {tile}; choose a multiple of {SIZE_MULTIPLE}, such as 512")
+        raise InputError(f"tile is {tile}; choose a multiple of {SIZE_MULTIPLE}, such as 1024")
     if overlap is None:
         half = tile // 2 // SIZE_MULTIPLE * SIZE_MULTIPLE
         return min(exact_overlap(), half)

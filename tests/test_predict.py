@@ -85,7 +85,7 @@ def test_tiles_give_what_the_whole_image_gives(size):
 
 
 def test_the_default_gives_what_the_whole_image_gives():
-    image = picture(600, 400)
+    image = picture(1100, 40)
     whole = whole_image(image[None])[0]
     np.testing.assert_array_equal(predict(whole_image, image), whole.argmax(-1))
 
@@ -299,8 +299,8 @@ def test_masks_are_the_classes():
     [
         ({"tile": 0}, "tile is 0; choose a multiple of 16"),
         ({"tile": 100}, "tile is 100"),
-        ({"overlap": 8}, "overlap is 8; choose a multiple of 16 from 0 to 496"),
-        ({"overlap": 512}, "overlap is 512"),
+        ({"overlap": 8}, "overlap is 8; choose a multiple of 16 from 0 to 1008"),
+        ({"overlap": 1024}, "overlap is 1024"),
         ({"overlap": -16}, "overlap is -16"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"instances": True, "return_logits": True}, "exclude each other"),
