@@ -7,15 +7,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import dataclasses
 import json
 import re
-from collections.abc import Callable
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from jax import Array
 from tqdm import tqdm
 
 from experiments import command
-from experiments.packed import compare_masks, packed_logits
+from experiments.packed import compare, packed_logits
 from mbu_jax.data import eval_batches, open_source
 from mbu_jax.data.pipeline import PreparedImages
 from mbu_jax.errors import InputError
@@ -38,7 +37,8 @@ class EvaluateConfig:
     """The checkpoint with the highest validation Dice, or the last one."""
 
     packed: bool = False
-    """Score the packed network (model.safetensors) instead, and compare it with the checkpoint."""
+    """Score the packed network (model.safetensors) instead, and compare its masks and the bits of
+    every layer with the checkpoint's."""
 
     data_dir: Path | None = None
     """Other data of the same layout; by default what the run was trained on."""
@@ -86,13 +86,15 @@ def main() -> None:
         disable=None,  # where standard error is no terminal
     )
     run = RunDirectory(options.run)
-    model: Callable[[Array], Array] = network.model(params, stats)
+    model = network.model(params, stats)
     facts: dict[str, Any] = {"step": step, "split": options.split}
     evaluator = Evaluator(network, mesh)
     if options.packed:
         packed = load_packed(run.model)
         scores = evaluator.score(packed_logits(packed), batches)
-        facts["packed"] = compare_masks(model, packed, images, options.batch_size)._asdict()
+        agreement = compare(model, packed, images, options.batch_size)
+        print(f"packed network: {agreement}", file=sys.stderr)  # standard output is JSON alone
+        facts["packed"] = agreement._asdict()
     else:
         scores = evaluator.scores(params, stats, batches)
 

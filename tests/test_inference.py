@@ -13,10 +13,11 @@ from flax import nnx
 from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from mbu_jax.activations import model_with_activations
 from mbu_jax.errors import InputError
 from mbu_jax.inference import infer, infer_with_activations, pack
-from mbu_jax.layers import NormActivation, QuantizationOptions
-from mbu_jax.packing import PackedUNet, unpack_channels
+from mbu_jax.layers import QuantizationOptions
+from mbu_jax.packing import PackedUNet
 from mbu_jax.unet import UNet, UNetConfig
 from tests.random_packed import random_packed
 
@@ -45,27 +46,6 @@ def a_model(config: UNetConfig) -> UNet:
     return model
 
 
-def model_activations(model: UNet, images: Array) -> tuple[Array, list[Array]]:
-    """Logits and, in network order, the codes behind every comparison."""
-    levels = 2**model.config.quantization.activation_bits - 1
-    original = NormActivation.__call__
-
-    @nnx.jit
-    def forward(model: UNet, images: Array) -> tuple[Array, list[Array]]:
-        codes = []
-
-        def record(self: NormActivation, y: Array) -> Array:
-            activations = original(self, y)
-            codes.append(((activations + levels) / 2).astype(jnp.uint8))
-            return activations
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(NormActivation, "__call__", record)
-            return model(images), codes
-
-    return forward(model, images)
-
-
 @pytest.mark.parametrize(
     ("width", "precisions", "bits", "dtype", "shape"),
     [
@@ -80,14 +60,13 @@ def test_every_bit_is_the_models(
     model = a_model(UNetConfig(width, 3, 2, precisions, options, dtype))
     model.eval()
     images = jnp.asarray(np.random.default_rng(1).random(shape), jnp.float32)
-    expected, codes = model_activations(model, images)
+    expected, activations = nnx.jit(model_with_activations)(model, images)
+    np.testing.assert_array_equal(nnx.jit(lambda model, x: model(x))(model, images), expected)
     params = pack(model)
     logits, words = jax.jit(infer_with_activations)(params, images)
-    names = ("stem.conv1", *params.conv_names)
-    assert len(codes) == len(names) == len(words)
-    for name, code in zip(names, codes, strict=True):
-        channels = code.shape[-1]
-        np.testing.assert_array_equal(unpack_channels(words[name], channels), code, err_msg=name)
+    assert activations.keys() == words.keys() == {"stem.conv1", *params.conv_names}
+    for name, expected_words in activations.items():
+        np.testing.assert_array_equal(words[name], expected_words, err_msg=name)
     np.testing.assert_array_equal(logits, expected)
     assert np.unique(expected).size > 1
 

@@ -28,6 +28,7 @@ NEVER_REACHES = {
     ),
     "mbu_jax.layers": ("mbu_jax.unet", "mbu_jax.masking", "mbu_jax.data", "mbu_jax.train"),
     "mbu_jax.unet": ("mbu_jax.data", "mbu_jax.train", "mbu_jax.ops", "mbu_jax.inference"),
+    "mbu_jax.activations": ("mbu_jax.ops", "mbu_jax.inference", "mbu_jax.data", "mbu_jax.train"),
     "mbu_jax.files": ("jax", "flax", "numpy"),
     "mbu_jax.data": ("flax", "optax"),
     "mbu_jax.saving": ("mbu_jax.ops", "mbu_jax.data", "mbu_jax.train"),

@@ -26,8 +26,20 @@ def evaluate(run: Path, *options: str | Path) -> dict[str, Any]:
 
 def test_the_packed_network_scores_as_its_checkpoint(finished_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "packed.json"
-    printed = evaluate(finished_run, "--packed", "--batch-size", "16", "--out", out)
-    assert printed["packed"] == {"images": 64, "pixels": 64 * 32 * 32, "different": 0}
+    options = ("--samples", "2", "--packed", "--batch-size", "16", "--out", out)
+    process = start("evaluate", "--run", finished_run, *options)
+    stdout, stderr = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, stderr
+    printed = json.loads(stdout)
+    assert printed["packed"] == {
+        "images": 64,
+        "pixels": 64 * 32 * 32,
+        "different_pixels": 0,
+        "activation_bits": 64 * 4 * (5 * 32**2 + 8 * 16**2 + 16 * 8**2 + 32 * 4**2 + 16 * 2**2),
+        "different_activation_bits": 0,
+        "different_layers": {},
+    }
+    assert "packed network: its masks are the model's on every pixel of 64 images" in stderr
     written, trained = (
         json.loads(out.read_text()),
         json.loads((finished_run / "eval.json").read_text()),
