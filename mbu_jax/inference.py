@@ -4,17 +4,20 @@
 evaluation mode, bit for bit.
 """
 
-from collections.abc import Callable
+import functools
+import warnings
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from numpy.typing import NDArray
 
-from mbu_jax import ops
 from mbu_jax.architecture import padded_size
 from mbu_jax.errors import InputError
 from mbu_jax.layers import Conv3x3, NormActivation, Up, UpConv2x2
+from mbu_jax.ops.bitsliced import library
+from mbu_jax.ops.layouts import ChannelPacked, Layout, PixelPacked
 from mbu_jax.packing import (
     WORD_BITS,
     PackedConv,
@@ -108,7 +111,9 @@ def _plane(weight: NDArray[np.bool_], segments: tuple[int, ...]) -> Array:
 def infer(params: PackedUNet, images: Array, *, implementation: str | None = None) -> Array:
     """Segment images with the packed network, as the model does in evaluation mode.
 
-    Works under ``jit`` and ``vmap``, with a batch sharded over devices and with `jax.export`.
+    Works under ``jit`` and ``vmap``, with a batch sharded over devices and with `jax.export`,
+    which takes the ``xla`` engine as it is; the ``bitsliced`` one's foreign calls have to be
+    allowed there (``disabled_checks``) and compiled on the machine that runs them.
 
     Args:
       params: from `pack` or a file.
@@ -132,7 +137,7 @@ def infer(params: PackedUNet, images: Array, *, implementation: str | None = Non
       >>> bool((infer(pack(model), images) == model(images)).all())
       True
     """
-    return _segment(params, images, implementation, lambda name, words: None)
+    return _segment(params, images, implementation, keep=False)[0]
 
 
 def infer_with_activations(
@@ -152,17 +157,12 @@ def infer_with_activations(
     Raises:
       InputError: as `infer` does.
     """
-    kept: dict[str, Array] = {}
-    logits = _segment(params, images, implementation, kept.__setitem__)
-    return logits, kept
+    return _segment(params, images, implementation, keep=True)
 
 
 def _segment(
-    params: PackedUNet,
-    images: Array,
-    implementation: str | None,
-    keep: Callable[[str, Array], None],
-) -> Array:
+    params: PackedUNet, images: Array, implementation: str | None, *, keep: bool
+) -> tuple[Array, dict[str, Array]]:
     channels = params.config.in_channels
     if images.ndim not in (3, 4) or images.shape[-1] != channels:
         raise InputError(
@@ -173,39 +173,63 @@ def _segment(
     padded_height, padded_width = padded_size(height, width)
     border = ((0, 0), (0, padded_height - height), (0, padded_width - width), (0, 0))
     x = jnp.pad(x, border, mode="edge")
-    logits = _padded(params, x, implementation, keep)[:, :height, :width]
-    return logits if images.ndim == 4 else logits[0]
+    logits, kept = _run(params, x, implementation, keep)
+    logits = logits[:, :height, :width]
+    return logits if images.ndim == 4 else logits[0], kept
 
 
-def _padded(
-    params: PackedUNet,
-    x: Array,
-    implementation: str | None,
-    keep: Callable[[str, Array], None],
-) -> Array:
-    def apply(name: str, x: Array) -> Array:
-        layer = params.convs[name]
-        op = ops.up_conv2x2 if layer.transposed else ops.conv3x3
-        y = op(x, layer, implementation=implementation)
-        keep(name, y)
+def _run(
+    params: PackedUNet, x: Array, implementation: str | None, keep: bool
+) -> tuple[Array, dict[str, Array]]:
+    def pixels(params: PackedUNet, x: Array) -> tuple[Array, dict[str, Array]]:
+        return _forward(params, x, PixelPacked(), keep)
+
+    def channels(params: PackedUNet, x: Array) -> tuple[Array, dict[str, Array]]:
+        return _forward(params, x, ChannelPacked(implementation), keep)
+
+    if implementation == "bitsliced":
+        return pixels(params, x)
+    if implementation is None:
+        missing = library.absent()
+        if missing is None:
+            return lax.platform_dependent(params, x, cpu=pixels, default=channels)
+        _tell_once(missing)
+    return channels(params, x)
+
+
+@functools.cache
+def _tell_once(missing: str) -> None:
+    if jax.default_backend() == "cpu":
+        warnings.warn(f"the bitsliced engine cannot run, so xla does: {missing}", stacklevel=2)
+
+
+def _forward[A](
+    params: PackedUNet, x: Array, layout: Layout[A], keep: bool
+) -> tuple[Array, dict[str, Array]]:
+    kept: dict[str, Array] = {}
+
+    def note(name: str, y: A) -> A:
+        if keep:
+            kept[name] = layout.channel_words(y)
         return y
 
-    def double_conv(name: str, x: Array) -> Array:
+    def apply(name: str, x: A) -> A:
+        return note(name, layout.conv(x, params.convs[name]))
+
+    def double_conv(name: str, x: A) -> A:
         return apply(f"{name}.conv2", apply(f"{name}.conv1", x))
 
-    def up(index: int, skip: Array, x: Array) -> Array:
-        joined = jnp.concatenate([skip, apply(f"up_ct{index}.conv", x)], axis=-1)
+    def up(index: int, skip: A, x: A) -> A:
+        joined = layout.join(skip, apply(f"up_ct{index}.conv", x))
         return double_conv(f"up_c{index}", joined)
 
-    bits = ops.stem(x, params.stem)
-    keep("stem.conv1", bits)
-    full = apply("stem.conv2", bits)
-    half = double_conv("down_c1", ops.max_pool2x2(full))
-    quarter = double_conv("down_c2", ops.max_pool2x2(half))
-    eighth = double_conv("down_c3", ops.max_pool2x2(quarter))
-    deepest = double_conv("down_c4", ops.max_pool2x2(eighth))
+    full = apply("stem.conv2", note("stem.conv1", layout.stem(x, params.stem)))
+    half = double_conv("down_c1", layout.max_pool2x2(full))
+    quarter = double_conv("down_c2", layout.max_pool2x2(half))
+    eighth = double_conv("down_c3", layout.max_pool2x2(quarter))
+    deepest = double_conv("down_c4", layout.max_pool2x2(eighth))
     y = up(1, eighth, deepest)
     y = up(2, quarter, y)
     y = up(3, half, y)
     y = up(4, full, y)
-    return ops.head(y, params.head)
+    return layout.head(y, params.head), kept

@@ -255,17 +255,20 @@ def public_definitions(
 
 def missing_in_docstring(node: ast.ClassDef | Function) -> str | None:
     """Say what the house style asks of a docstring and this one lacks, or None."""
+    decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
+    # An override is documented where it is declared.
+    if "override" in decorators:
+        return None
     docstring = ast.get_docstring(node)
     if not docstring:
         return "no docstring"
     if isinstance(node, ast.ClassDef):
         return None
-    decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
     a = node.args
     names = [arg.arg for arg in (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg) if arg]
     arguments = [name for name in names if name not in ("self", "cls")]
-    # A property has nothing to list; an override is documented where it is declared.
-    if decorators & {"property", "cached_property", "override"} or not arguments:
+    # A property has nothing to list.
+    if decorators & {"property", "cached_property"} or not arguments:
         return None
     sections = set(re.findall(r"^(Args|Returns|Yields):$", docstring, re.MULTILINE))
     if "Args" not in sections:
@@ -302,7 +305,7 @@ def test_public_names_have_the_docstrings_that_the_style_asks() -> None:
         ("def f(x):\n '''One.'''", "no Args section"),
         ("def f(x, *, y):\n '''One.\n\n Args:\n   x: a.\n '''", "Args without y"),
         ("def f(x) -> int:\n '''One.\n\n Args:\n   x: a.\n '''", "no Returns section"),
-        ("@override\ndef f(x) -> int:\n '''One.'''", None),
+        ("@override\ndef f(x) -> int: pass", None),
         ("def f(x) -> None:\n '''One.\n\n Args:\n   x: a.\n '''", None),
         ("def f(x) -> int:\n '''One.\n\n Args:\n   x: a.\n\n Returns:\n   b.\n '''", None),
     ],

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax._src import dispatch
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -27,8 +28,8 @@ class Engine:
     Attributes:
       name: what ``implementation`` calls it.
       run: function of (x, layer, **options) that gives what the operation gives. The batch is
-        axis 0 of x and of the result, and may be sharded: a foreign call must be registered as
-        partitionable along it.
+        axis 0 of x and of the result, and may be sharded: a foreign call must say how it is
+        split, as `mbu_jax.ops.batches` does.
       platforms: where it runs; None is everywhere.
       absent: what it lacks on this machine, in words, or None where it can run.
     """
@@ -66,7 +67,7 @@ class Choice:
 
 
 class Operation:
-    """A JAX primitive of one batched array and the parameters of one layer.
+    """A JAX primitive of batched arrays and the parameters of one layer.
 
     Args:
       name: of the operation.
@@ -92,14 +93,23 @@ class Operation:
             mlir.register_lowering(self._primitive, rule, platform=platform)
         batching.primitive_batchers[self._primitive] = self._batch
         ad.primitive_jvps[self._primitive] = self._refuse_derivative
+        # An engine's foreign call may have to tell the partitioner how it is split. JAX passes the
+        # devices that this takes to primitives that it knows to need them; there is no public way
+        # to be one.
+        dispatch.prim_requires_devices_during_lowering.add(self._primitive)
 
     def __call__(
-        self, x: Array, layer: Any, *, implementation: str | None = None, **options: Any
+        self,
+        x: Array | tuple[Array, ...],
+        layer: Any,
+        *,
+        implementation: str | None = None,
+        **options: Any,
     ) -> Array:
         """Apply the operation.
 
         Args:
-          x: array whose axis 0 is the batch.
+          x: array whose axis 0 is the batch, or a tuple of such.
           layer: pytree of the layer's parameters.
           implementation: name of an engine, or None for the best that the device has.
           **options: hashable arguments of the engines.
@@ -113,9 +123,14 @@ class Operation:
         """
         if implementation is not None:
             self._named(implementation)
-        leaves, tree = jax.tree.flatten(layer)
-        static = {"tree": tree, "implementation": implementation, "options": (*options.items(),)}
-        return self._primitive.bind(x, *leaves, **static)
+        leaves, tree = jax.tree.flatten((x, layer))
+        static = {
+            "batched": len(jax.tree.leaves(x)),
+            "tree": tree,
+            "implementation": implementation,
+            "options": (*options.items(),),
+        }
+        return self._primitive.bind(*leaves, **static)
 
     def register(self, engine: Engine) -> None:
         """Add an engine, before those that are there: the last one registered is preferred.
@@ -169,27 +184,36 @@ class Operation:
     def _run_eagerly(self, *arrays: Array, **static: Any) -> Array:
         return _compiled(self._primitive, tuple(static.items()))(*arrays)
 
-    def _abstract(self, *avals: Any, tree: Any, implementation: str | None, options: Any) -> Any:
-        x, *leaves = (jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals)
-        out = self._shape(x, tree.unflatten(leaves), **dict(options))
+    def _abstract(self, *avals: Any, tree: Any, options: Any, **_: Any) -> Any:
+        leaves = (jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals)
+        out = self._shape(*tree.unflatten(leaves), **dict(options))
         return jax.core.ShapedArray(out.shape, out.dtype)
 
     def _lower(
         self, platform: str, context: Any, *values: Any, tree: Any, implementation: str | None,
-        options: Any,
+        options: Any, **_: Any,
     ) -> Any:  # fmt: skip
         engine = self.choose(platform, implementation).engine
 
-        def run(x: Array, *leaves: Array) -> Array:
-            return engine.run(x, tree.unflatten(leaves), **dict(options))
+        def run(*leaves: Array) -> Array:
+            return engine.run(*tree.unflatten(leaves), **dict(options))
 
         return mlir.lower_fun(run, multiple_results=False)(context, *values)
 
-    def _batch(self, args: Any, axes: Any, **static: Any) -> tuple[Array, int]:
-        if all(axis is None for axis in axes[1:]):
-            x = jnp.moveaxis(args[0], axes[0], 0)
-            y = self._primitive.bind(x.reshape(-1, *x.shape[2:]), *args[1:], **static)
-            return y.reshape(*x.shape[:2], *y.shape[1:]), 0
+    def _batch(self, args: Any, axes: Any, *, batched: int, **static: Any) -> tuple[Array, int]:
+        static["batched"] = batched
+        if all(axis is None for axis in axes[batched:]):
+            size = next(
+                x.shape[axis] for x, axis in zip(args, axes, strict=True) if axis is not None
+            )
+            xs = [
+                jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
+                for x, axis in zip(args[:batched], axes[:batched], strict=True)
+            ]
+            images = size * xs[0].shape[1]
+            merged = [x.reshape(images, *x.shape[2:]) for x in xs]
+            y = self._primitive.bind(*merged, *args[batched:], **static)
+            return y.reshape(size, -1, *y.shape[1:]), 0
         # Several networks at once share nothing, so one follows the other.
         mapped = {
             i: jnp.moveaxis(arg, axis, 0)

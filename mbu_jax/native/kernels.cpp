@@ -1,0 +1,518 @@
+// The kernels, compiled once an instruction set; MBU_ISA names the one.
+
+#include <algorithm>
+#include <vector>
+
+#include "network.h"
+#include "vectors.h"
+
+#define MBU_NAME2(prefix, isa) prefix##isa
+#define MBU_NAME(prefix, isa) MBU_NAME2(prefix, isa)
+#define MBU_TEXT2(text) #text
+#define MBU_TEXT(text) MBU_TEXT2(text)
+
+namespace mbu {
+namespace {
+
+// --- scratch memory: the rows of a tile, with their halo, in horizontally shifted copies
+
+// Every word's neighbour to the left (or right): in the same vector, but for the words at the edge
+// of a row's part of it, which continue in the next vector over.
+[[gnu::always_inline]] inline Bits neighbour(const Bits* at, int across, int side, Bits edge) {
+  const auto* words = reinterpret_cast<const uint32_t*>(at);
+  const Bits near = load<Bits>(words + side);
+  const Bits far = load<Bits>(words + side * (kVectorWords - across + 1));
+  return (near & ~edge) | (far & edge);
+}
+
+// Gathers the words of all rows that vectors number i of a plane hold, with a vector of the words
+// beyond the tile before and after.
+void gather(const uint32_t* plane, const Tile& tile, int top, int left, int i, Bits* line) {
+  const int across = tile.words_across, vectors = tile.row_vectors();
+  for (int v = 0; v < vectors + 2; ++v) line[v] = Bits{};
+  auto* words = reinterpret_cast<uint32_t*>(line + 1);
+  const int inside = std::min(tile.columns, tile.words - left);
+  for (int group = 0; group < tile.rows_across; ++group) {
+    const int y = top + group * tile.rows_each + i;
+    if (y < 0 || y >= tile.height) continue;
+    const uint32_t* row = plane + static_cast<size_t>(y) * tile.words + left;
+    uint32_t* to = words + group * across;
+    if (across == kVectorWords) {
+      for (int v = 0; v < inside / kVectorWords; ++v)
+        line[1 + v] = load<Bits>(row + v * kVectorWords);
+    } else {
+      for (int w = 0; w < inside; w += across, to += kVectorWords) {
+        for (int j = 0; j < across; ++j) to[j] = row[w + j];
+      }
+    }
+    if (left) words[group * across - kVectorWords + across - 1] = row[-1];
+    if (left + inside < tile.words) words[vectors * kVectorWords + group * across] = row[inside];
+  }
+}
+
+// Fills scratch memory with the tile's planes and their shifted copies.
+void fill_scratch(const Conv& conv, const Tile& tile, int image, int top, int left, Bits* out) {
+  const int halo = tile.side / 2, across = tile.words_across, vectors = tile.row_vectors();
+  thread_local std::vector<Bits> memory;
+  memory.resize(vectors + 2);
+  Bits* line = memory.data();
+  Bits first{}, last{};  // words at the edges of a row's part of a vector
+  for (int i = 0; i < kVectorWords; ++i) {
+    first[i] = i % across == 0 ? ~0u : 0;
+    last[i] = i % across == across - 1 ? ~0u : 0;
+  }
+  for (int s = 0; s < kMaxSegments; ++s) {
+    const int channels = conv.segment_channels[s];
+    for (int channel = 0; channel < channels; ++channel) {
+      for (int plane = 0; plane < tile.planes; ++plane, out += tile.side * tile.plane_vectors()) {
+        const size_t index =
+            (static_cast<size_t>(image) * tile.planes + plane) * channels + channel;
+        const uint32_t* in = conv.segment[s] + index * tile.height * tile.words;
+        for (int i = 0; i < tile.rows_each + 2 * halo; ++i) {
+          gather(in, tile, top, left, i - halo, line);
+          Bits* to = out + i * vectors;
+          if (tile.side == 1) {
+            for (int v = 0; v < vectors; ++v) to[v] = line[1 + v];
+            continue;
+          }
+          for (int v = 0; v < vectors; ++v) {
+            const Bits* at = line + 1 + v;
+            to[v] = *at << 1 | neighbour(at, across, -1, first) >> 31;
+            to[v + tile.plane_vectors()] = *at;
+            to[v + 2 * tile.plane_vectors()] = *at >> 1 | neighbour(at, across, 1, last) << 31;
+          }
+        }
+      }
+    }
+  }
+}
+
+// --- counting
+
+// The lowest bits of a counter, in registers.
+struct Low {
+  Bits bit0, bit1, bit2, bit3, bit4;
+
+  explicit Low(const Bits* counter)
+      : bit0(counter[0]), bit1(counter[1]), bit2(counter[2]), bit3(counter[3]), bit4(counter[4]) {}
+
+  void put(Bits* counter, Bits turn) const {
+    counter[0] = bit0 ^ turn, counter[1] = bit1 ^ turn, counter[2] = bit2 ^ turn;
+    counter[3] = bit3 ^ turn, counter[4] = bit4 ^ turn;
+  }
+
+  template <int i>
+  Bits& bit() {
+    if constexpr (i == 0) return bit0;
+    if constexpr (i == 1) return bit1;
+    if constexpr (i == 2) return bit2;
+    if constexpr (i == 3) return bit3;
+    if constexpr (i == 4) return bit4;
+  }
+};
+
+// Consumes 2^level planes into the counter's low `level` bits; the carry is worth 2^level.
+template <int level>
+[[gnu::always_inline]] inline Bits count(const char* base, const uint32_t* offsets, Low& low) {
+  if constexpr (level == 0) {
+    return load<Bits>(base + *offsets);
+  } else {
+    const Bits a = count<level - 1>(base, offsets, low);
+    const Bits b = count<level - 1>(base, offsets + (1 << (level - 1)), low);
+    return full_add(low.bit<level - 1>(), a, b);
+  }
+}
+
+// The last planes, fewer than 2^kLowBits: a binary decomposition, each carry joining the next part.
+template <int number, int level = 0>
+[[gnu::always_inline]] inline Bits count_rest(const char* base, const uint32_t* offsets, Low& low,
+                                              Bits carry) {
+  if constexpr (level == kLowBits) {
+    return carry;
+  } else {
+    constexpr bool carried = (number & ((1 << level) - 1)) != 0;
+    if constexpr (number >> level & 1) {
+      const Bits part = count<level>(base, offsets, low);
+      Bits& bit = low.bit<level>();
+      carry = carried ? full_add(bit, part, carry) : half_add(bit, part);
+      offsets += 1 << level;
+    } else if constexpr (carried) {
+      carry = half_add(low.bit<level>(), carry);
+    }
+    return count_rest<number, level + 1>(base, offsets, low, carry);
+  }
+}
+
+// All ones, or none.
+Bits spread(bool bit) { return Bits{} - static_cast<uint32_t>(bit); }
+
+// A counter for every vector of a tile: [vectors][bits].
+struct Counters {
+  Bits* memory;
+  int vectors, bits;
+
+  Bits* of(int vector) const { return memory + static_cast<size_t>(vector) * bits; }
+};
+
+// Where counters come from: their own memory, another's, or one constant for all vectors.
+struct Source {
+  const Bits* memory;
+  int stride;
+};
+
+// Adds `number` planes at all vectors of the tile, so that their cache lines are fetched once, and
+// complements the counters where `turn` is all ones.
+template <int number>
+void add_block(const char* base, const uint32_t* offsets, Source source, Counters counters,
+               int shift, Bits turn) {
+  for (int v = 0; v < counters.vectors; ++v) {
+    const Bits* from = source.memory + static_cast<size_t>(v) * source.stride;
+    Bits* to = counters.of(v);
+    for (int i = 0; i < shift; ++i) to[i] = from[i] ^ turn;
+    Low low(from + shift);
+    Bits carry = count_rest<number>(base + v * kVectorBytes, offsets, low, Bits{});
+    low.put(to + shift, turn);
+    for (int i = shift + kLowBits; i < counters.bits; ++i) {
+      const Bits bit = from[i];
+      to[i] = bit ^ carry ^ turn;
+      carry &= bit;
+    }
+  }
+}
+
+constexpr int kBlock = (1 << kLowBits) - 1;
+
+template <int... number>
+void add_block(int n, const char* base, const uint32_t* offsets, Source source, Counters counters,
+               int shift, Bits turn, std::integer_sequence<int, number...>) {
+  using Function = void (*)(const char*, const uint32_t*, Source, Counters, int, Bits);
+  static constexpr Function table[] = {add_block<number>...};
+  table[n](base, offsets, source, counters, shift, turn);
+}
+
+// Adds the planes listed to the counters, which come from `source` once.
+void add_planes(const char* base, const uint32_t* offsets, size_t n, Source& source,
+                Counters counters, int shift, bool turn) {
+  do {
+    const int number = static_cast<int>(std::min<size_t>(n, kBlock));
+    n -= number;
+    add_block(number, base, offsets, source, counters, shift, spread(turn && n == 0),
+              std::make_integer_sequence<int, kBlock + 1>());
+    offsets += number;
+    source = {counters.memory, counters.bits};
+  } while (n);
+}
+
+// counter >= least, bit by bit from the lowest.
+Bits at_least(const Bits* counter, int64_t least, int bits) {
+  if (least == int64_t{1} << (bits - 1)) return counter[bits - 1];
+  if (least >> bits) return Bits{};  // never
+  Bits passed = spread(true);
+  for (int i = 0; i < bits; ++i) {
+    passed = least >> i & 1 ? passed & counter[i] : passed | counter[i];
+  }
+  return passed;
+}
+
+void add_all(const Weights& weights, const Range (&ranges)[kMaxShifts], const char* base,
+             Source& source, Counters counters, bool turn) {
+  int last = kMaxShifts - 1;
+  while (last > 0 && ranges[last].begin == ranges[last].end) --last;
+  for (int shift = 0; shift <= last; ++shift) {
+    const auto [begin, end] = ranges[shift];
+    const bool turns = turn && shift == last;
+    if (begin == end && !turns) continue;
+    add_planes(base, weights.offsets.data() + begin, end - begin, source, counters, shift, turns);
+  }
+}
+
+// One output at all vectors of a tile; codes is [planes][vectors].
+void compute(const Weights& weights, const Output& output, const char* base, const Bits* sums,
+             Counters counters, Bits* codes) {
+  const int bits = counters.bits = output.bits, vectors = counters.vectors;
+  Bits constant[kMaxBits];
+  Source source = {sums, bits};
+  if (!sums) {
+    for (int i = 0; i < bits; ++i) constant[i] = spread(output.start >> i & 1);
+    source = {constant, 0};
+  }
+  add_all(weights, output.first, base, source, counters, output.turn);
+  add_all(weights, output.second, base, source, counters, false);
+  for (int v = 0; v < vectors; ++v) {
+    const Bits* counter = source.memory + static_cast<size_t>(v) * source.stride;
+    Bits passed[3];
+    for (int t = 0; t < weights.thresholds; ++t)
+      passed[t] = at_least(counter, output.least[t], bits);
+    if (weights.thresholds == 1) {
+      codes[v] = passed[0];
+    } else {
+      codes[v] = passed[0] ^ passed[1] ^ passed[2];
+      codes[vectors + v] = passed[1];
+    }
+  }
+}
+
+// half - 1 - S at every vector of the tile, S the sum over all inputs.
+void add_inputs(const Weights& weights, const char* base, Counters sums) {
+  const Bits zero[kMaxBits] = {};
+  Source source = {zero, 0};
+  const int planes = weights.tile.planes;
+  for (int plane = 0; plane < planes; ++plane) {
+    const auto& all = weights.everything[plane];
+    add_planes(base, all.data(), all.size(), source, sums, plane, plane == planes - 1);
+  }
+  for (int v = 0; v < sums.vectors; ++v) sums.of(v)[sums.bits - 1] = ~sums.of(v)[sums.bits - 1];
+}
+
+// --- operations
+
+int64_t conv_tasks(const Conv& conv) {
+  const Tile& tile = conv.weights->tile;
+  return int64_t{conv.images} * tile.tiles_down() * tile.tiles_across() * conv.parts;
+}
+
+void clear_beyond(uint32_t* rows, int number, int words, int width) {
+  if (width % 32 == 0) return;
+  const uint32_t valid = (1u << width % 32) - 1;
+  for (int r = 0; r < number; ++r) rows[static_cast<size_t>(r + 1) * words - 1] &= valid;
+}
+
+// A thread's memory for one tile.
+struct Workspace {
+  std::vector<Bits> planes, counters, sums, codes;
+  std::vector<uint32_t> words;
+};
+
+// One task of a convolution: some outputs of a tile of an image.
+struct Job {
+  Job(const Conv& conv, int64_t task, int results) : weights(*conv.weights), tile(weights.tile) {
+    const int part = static_cast<int>(task % conv.parts);
+    task /= conv.parts;
+    left = static_cast<int>(task % tile.tiles_across()) * tile.columns;
+    task /= tile.tiles_across();
+    top = static_cast<int>(task % tile.tiles_down()) * tile.rows();
+    image = static_cast<int>(task / tile.tiles_down());
+    rows = std::min(tile.rows(), tile.height - top);
+    columns = std::min(tile.columns, tile.words - left);
+    first = static_cast<int>(int64_t{conv.out_channels} * part / conv.parts);
+    last = static_cast<int>(int64_t{conv.out_channels} * (part + 1) / conv.parts);
+
+    thread_local Workspace workspace;
+    workspace.planes.resize(tile.scratch_vectors());
+    base = reinterpret_cast<const char*>(workspace.planes.data());
+    fill_scratch(conv, tile, image, top, left, workspace.planes.data());
+    workspace.counters.resize(static_cast<size_t>(tile.vectors()) * kMaxBits);
+    counters = {workspace.counters.data(), tile.vectors(), 0};
+    workspace.codes.resize(static_cast<size_t>(results) * tile.planes * tile.vectors());
+    codes = workspace.codes.data();
+    const size_t words = static_cast<size_t>(tile.rows()) * tile.columns;
+    workspace.words.resize(2 * words);
+    even = workspace.words.data(), odd = even + words;
+    if (weights.from_sum) {
+      workspace.sums.resize(static_cast<size_t>(tile.vectors()) * weights.sum_bits);
+      sums = workspace.sums.data();
+      add_inputs(weights, base, {workspace.sums.data(), tile.vectors(), weights.sum_bits});
+    }
+  }
+
+  void run(size_t output, int result) const {
+    Bits* at = codes + static_cast<size_t>(result) * tile.planes * tile.vectors();
+    compute(weights, weights.outputs[output], base, sums, counters, at);
+  }
+
+  // Whether the tile holds the ends of rows, which no other may touch.
+  bool last_columns() const { return left + columns == tile.words; }
+
+  // Writes a result's plane in the order of the image, its rows `stride` words apart.
+  void put(int result, int plane, uint32_t* out, size_t stride) const {
+    const auto* words = reinterpret_cast<const uint32_t*>(
+        codes + static_cast<size_t>(result * tile.planes + plane) * tile.vectors());
+    const int across = tile.words_across, vectors = (columns + across - 1) / across;
+    for (int i = 0; i < tile.rows_each; ++i) {
+      for (int v = 0; v < vectors; ++v) {
+        const uint32_t* from =
+            words + static_cast<size_t>(i * tile.row_vectors() + v) * kVectorWords;
+        for (int row = i; row < rows; row += tile.rows_each, from += across) {
+          uint32_t* to = out + row * stride + v * across;
+          if (across == kVectorWords) {
+            std::memcpy(to, from, kVectorBytes);
+          } else {
+            for (int w = 0; w < across; ++w) to[w] = from[w];
+          }
+        }
+      }
+    }
+  }
+
+  const Weights& weights;
+  const Tile& tile;
+  int image, top, left, rows, columns;  // of the image, in pixels down and words across
+  int first, last;                      // outputs
+  const char* base;
+  Counters counters;
+  Bits* codes;
+  uint32_t *even, *odd;  // rows of a result's columns, for those who interleave them
+  const Bits* sums = nullptr;
+};
+
+void conv(const Conv& conv, int64_t task) {
+  const Job job(conv, task, 1);
+  const Tile& tile = job.tile;
+  for (int output = job.first; output < job.last; ++output) {
+    job.run(output, 0);
+    for (int plane = 0; plane < tile.planes; ++plane) {
+      const size_t index =
+          (static_cast<size_t>(job.image) * tile.planes + plane) * conv.out_channels + output;
+      uint32_t* out = conv.out + (index * tile.height + job.top) * tile.words;
+      job.put(0, plane, out + job.left, tile.words);
+      if (job.last_columns()) clear_beyond(out, job.rows, tile.words, tile.width);
+    }
+  }
+}
+
+// Bit i of the word to bit 2 i.
+uint64_t spread_bits(uint64_t word) {
+  word = (word | word << 16) & 0x0000ffff0000ffff;
+  word = (word | word << 8) & 0x00ff00ff00ff00ff;
+  word = (word | word << 4) & 0x0f0f0f0f0f0f0f0f;
+  word = (word | word << 2) & 0x3333333333333333;
+  return (word | word << 1) & 0x5555555555555555;
+}
+
+// Pixels of even columns and of odd ones, one after the other.
+void interleave(const uint32_t* even, const uint32_t* odd, int out_words, uint32_t* out) {
+  const int whole = out_words / 2;
+  for (int w = 0; w < whole; ++w) {
+    const uint64_t both = spread_bits(even[w]) | spread_bits(odd[w]) << 1;
+    std::memcpy(out + 2 * w, &both, 8);
+  }
+  if (out_words % 2) {
+    out[2 * whole] = static_cast<uint32_t>(spread_bits(even[whole]) | spread_bits(odd[whole]) << 1);
+  }
+}
+
+// Bit 2 i of the word to bit i.
+uint32_t gather_bits(uint64_t word) {
+  word &= 0x5555555555555555;
+  word = (word | word >> 1) & 0x3333333333333333;
+  word = (word | word >> 2) & 0x0f0f0f0f0f0f0f0f;
+  word = (word | word >> 4) & 0x00ff00ff00ff00ff;
+  word = (word | word >> 8) & 0x0000ffff0000ffff;
+  return static_cast<uint32_t>(word | word >> 16);
+}
+
+void up_conv(const Conv& conv, int64_t task) {
+  const Job job(conv, task, 2);
+  const Tile& tile = job.tile;
+  const int out_words = (2 * tile.width + 31) / 32;
+  const int words = std::min(2 * job.columns, out_words - 2 * job.left);
+  for (int output = job.first; output < job.last; ++output) {
+    for (int i = 0; i < 2; ++i) {
+      for (int j = 0; j < 2; ++j)
+        job.run(static_cast<size_t>(2 * i + j) * conv.out_channels + output, j);
+      for (int plane = 0; plane < tile.planes; ++plane) {
+        const size_t index =
+            (static_cast<size_t>(job.image) * tile.planes + plane) * conv.out_channels + output;
+        uint32_t* out = conv.out + (index * 2 * tile.height + 2 * job.top + i) * out_words;
+        job.put(0, plane, job.even, tile.columns);
+        job.put(1, plane, job.odd, tile.columns);
+        for (int row = 0; row < job.rows; ++row) {
+          interleave(job.even + row * tile.columns, job.odd + row * tile.columns, words,
+                     out + 2 * static_cast<size_t>(row) * out_words + 2 * job.left);
+        }
+      }
+    }
+    for (int plane = 0; job.last_columns() && plane < tile.planes; ++plane) {
+      const size_t index =
+          (static_cast<size_t>(job.image) * tile.planes + plane) * conv.out_channels + output;
+      clear_beyond(conv.out + (index * 2 * tile.height + 2 * job.top) * out_words, 2 * job.rows,
+                   out_words, 2 * tile.width);
+    }
+  }
+}
+
+// One task is one channel of one image.
+void pool(const Pool& pool, int64_t task) {
+  const int words = (pool.width + 31) / 32, out_words = (pool.width / 2 + 31) / 32;
+  const size_t image = task / pool.channels, channel = task % pool.channels;
+  for (int row = 0; row < pool.height / 2; ++row) {
+    const uint32_t* in[2];
+    uint32_t* out[2];
+    for (int plane = 0; plane < pool.planes; ++plane) {
+      const size_t index = (image * pool.planes + plane) * pool.channels + channel;
+      in[plane] = pool.x + (index * pool.height + 2 * row) * words;
+      out[plane] = pool.out + (index * (pool.height / 2) + row) * out_words;
+    }
+    for (int w = 0; w < out_words; ++w) {
+      const bool second = 2 * w + 1 < words;
+      const auto both = [&](int plane, int below) {
+        const uint32_t* from = in[plane] + below * words + 2 * w;
+        return from[0] | (second ? static_cast<uint64_t>(from[1]) << 32 : 0);
+      };
+      if (pool.planes == 1) {
+        const uint64_t any = both(0, 0) | both(0, 1);
+        out[0][w] = gather_bits(any | any >> 1);
+      } else {
+        // The larger of two codes: the higher bits decide, the lower ones count where these tie.
+        const auto larger = [](uint64_t& low, uint64_t& high, uint64_t other_low,
+                               uint64_t other_high) {
+          low = (low & ~(other_high & ~high)) | (other_low & ~(high & ~other_high));
+          high |= other_high;
+        };
+        uint64_t low = both(0, 0), high = both(1, 0);
+        larger(low, high, both(0, 1), both(1, 1));
+        larger(low, high, low >> 1, high >> 1);
+        out[0][w] = gather_bits(low);
+        out[1][w] = gather_bits(high);
+      }
+    }
+  }
+}
+
+// One task is one row of one image. Sums are exact in any order: weights lie on a grid.
+void head(const Head& head, int64_t task) {
+  const size_t image = task / head.height, y = task % head.height;
+  const int words = (head.width + 31) / 32;
+  thread_local std::vector<float> sums;
+  const Bits lane = [] {
+    Bits places{};
+    for (int i = 0; i < kVectorWords; ++i) places[i] = 1u << i;
+    return places;
+  }();
+  for (int k = 0; k < head.classes; ++k) {
+    float lowest = head.bias[k];
+    for (int c = 0; c < head.channels; ++c) {
+      lowest -= head.weight[static_cast<size_t>(c) * head.classes + k] * ((1 << head.planes) - 1);
+    }
+    sums.assign(static_cast<size_t>(words) * 32 + kVectorWords, lowest);
+    for (int w = 0; w < words; ++w) {
+      for (int x = 0; x < 32; x += kVectorWords) {
+        Floats sum = load<Floats>(&sums[static_cast<size_t>(w) * 32 + x]);
+        for (int plane = 0; plane < head.planes; ++plane) {
+          const float scale = plane ? 4.0f : 2.0f;
+          for (int c = 0; c < head.channels; ++c) {
+            const uint32_t word =
+                head.x[((((image * head.planes + plane) * head.channels + c) * head.height) + y) *
+                           words +
+                       w];
+            const float one = head.weight[static_cast<size_t>(c) * head.classes + k] * scale;
+            const Bits set = (Bits)((((word >> x) & lane) != 0));
+            sum += (Floats)(set & (Bits)(Floats{} + one));
+          }
+        }
+        store(&sums[static_cast<size_t>(w) * 32 + x], sum);
+      }
+    }
+    float* out = head.out + ((image * head.height + y) * head.width) * head.classes + k;
+    for (int x = 0; x < head.width; ++x) out[static_cast<size_t>(x) * head.classes] = sums[x];
+  }
+}
+
+}  // namespace
+
+extern const Kernels MBU_NAME(kernels_, MBU_ISA);  // const alone would be internal
+const Kernels MBU_NAME(kernels_, MBU_ISA) = {
+    MBU_TEXT(MBU_ISA), kVectorBytes, conv_tasks, conv, up_conv, pool, head,
+};
+
+}  // namespace mbu

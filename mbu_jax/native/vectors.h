@@ -1,0 +1,62 @@
+// Vectors of bits, as wide as the instruction set that this file is compiled for.
+//
+// One source, compiled once an instruction set (see kernels.cpp): nothing here may have external
+// linkage, or the linker would mix code of several.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;  // SSE2, NEON, and what compilers make of it elsewhere
+#endif
+
+constexpr int kVectorWords = kVectorBytes / 4;
+
+typedef uint32_t Bits __attribute__((vector_size(kVectorBytes)));
+typedef float Floats __attribute__((vector_size(kVectorBytes)));
+
+template <typename V>
+[[gnu::always_inline]] inline V load(const void* at) {
+  V value;
+  std::memcpy(&value, at, sizeof value);
+  return value;
+}
+
+template <typename V>
+[[gnu::always_inline]] inline void store(void* at, V value) {
+  std::memcpy(at, &value, sizeof value);
+}
+
+// Adds two bits to a counter's lowest bit, which stays; the carry is worth twice as much.
+[[gnu::always_inline]] inline Bits full_add(Bits& counter, Bits a, Bits b) {
+#if defined(__AVX512F__)
+  // Two operations: the truth tables of exclusive or and of majority.
+  const __m512i c = (__m512i)counter, x = (__m512i)a, y = (__m512i)b;
+  counter = (Bits)_mm512_ternarylogic_epi32(c, x, y, 0x96);
+  return (Bits)_mm512_ternarylogic_epi32(c, x, y, 0xe8);
+#else
+  const Bits differ = a ^ b;
+  const Bits carry = (a & b) | (differ & counter);
+  counter ^= differ;
+  return carry;
+#endif
+}
+
+[[gnu::always_inline]] inline Bits half_add(Bits& counter, Bits a) {
+  const Bits carry = counter & a;
+  counter ^= a;
+  return carry;
+}
+
+}  // namespace
