@@ -24,7 +24,7 @@ from tests.unet_models import QUICKLY, oracle_of, random_images, random_model
 
 INT_MAX = 2**31 - 1
 DRAWS = 3  # on which every program runs, since compiling is the cost of these tests
-ENGINES = ("xla",)
+ENGINES = ("xla", "bitsliced")
 PRECISIONS = ("binary", "masked", "pow2")
 LEVELS = {"binary": (1,), "masked": (1,), "pow2": (1, 2, 4)}
 
@@ -180,8 +180,9 @@ def test_pack_bits_gives_every_bit(case: Case) -> None:
     np.testing.assert_array_equal(got, packed_network.write_codes(codes, case.bits))
 
 
-def compiled_network(params: PackedUNet, images: NDArray) -> Callable[..., Any]:
-    lowered = jax.jit(infer_with_activations).lower(params, jnp.asarray(images))
+def compiled_network(params: PackedUNet, images: NDArray, engine: str) -> Callable[..., Any]:
+    run = jax.jit(partial(infer_with_activations, implementation=engine))
+    lowered = run.lower(params, jnp.asarray(images))
     return lowered.compile(compiler_options=QUICKLY)
 
 
@@ -205,7 +206,8 @@ def check_behind_the_stem(
     return codes
 
 
-def test_a_whole_network_gives_every_bit() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_whole_network_gives_every_bit(engine: str) -> None:
     """Batch normalizations flip, silence and saturate channels; see `random_model`."""
     config = UNetConfig(width=5, classes=2, precisions=("binary", "masked", "pow2") * 4)
     bits = config.quantization.activation_bits
@@ -214,7 +216,7 @@ def test_a_whole_network_gives_every_bit() -> None:
     gammas = np.asarray(model.down_c1.norm1.norm.scale)
     assert (gammas < 0).any()
     exact = random_images(config, 1, 17, 31, seed=3)
-    compiled = compiled_network(params, exact)
+    compiled = compiled_network(params, exact, engine)
 
     oracle = oracle_of(model)
     logits, kept = compiled(params, jnp.asarray(exact))
@@ -231,6 +233,7 @@ def test_a_whole_network_gives_every_bit() -> None:
         check_behind_the_stem(params, compiled, images)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     ("width", "precisions", "bits", "size"),
     [
@@ -240,12 +243,13 @@ def test_a_whole_network_gives_every_bit() -> None:
     ],
 )
 def test_a_wide_network_gives_every_bit(
-    width: int, precisions: tuple[Any, ...], bits: int, size: tuple[int, int]
+    width: int, precisions: tuple[Any, ...], bits: int, size: tuple[int, int], engine: str
 ) -> None:
     options = QuantizationOptions(activation_bits=bits)
     params = random_packed(UNetConfig(width, 3, 2, precisions, options))
     images = np.random.default_rng(width).random((1, *size, 3), np.float32)
-    codes = check_behind_the_stem(params, compiled_network(params, images), images)
+    compiled = compiled_network(params, images, engine)
+    codes = check_behind_the_stem(params, compiled, images)
     for part, values in codes.items():
         shares = np.bincount(values.ravel(), minlength=2**bits) / values.size
         assert shares.min() > 1e-3, f"{part} lacks a level and shows little"
