@@ -1,0 +1,21 @@
+"""The C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer; see sanitize.sh."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("sanitize.sh")
+
+
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler"
+)
+def test_kernels_are_the_definition_and_stay_inside_their_memory(tmp_path: Path) -> None:
+    run = subprocess.run(
+        ["sh", str(SCRIPT), str(tmp_path)], check=False, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
+    assert "portable: as the definition" in run.stdout
