@@ -182,7 +182,7 @@ def _run(
     params: PackedUNet, x: Array, implementation: str | None, keep: bool
 ) -> tuple[Array, dict[str, Array]]:
     def pixels(params: PackedUNet, x: Array) -> tuple[Array, dict[str, Array]]:
-        return _forward(params, x, PixelPacked(), keep)
+        return _forward(params, x, PixelPacked(implementation), keep)
 
     def channels(params: PackedUNet, x: Array) -> tuple[Array, dict[str, Array]]:
         return _forward(params, x, ChannelPacked(implementation), keep)

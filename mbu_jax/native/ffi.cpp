@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <string>
 
 #include "network.h"
@@ -96,9 +97,10 @@ bool same(const std::vector<uint32_t>& kept, std::initializer_list<Words*> now) 
   return at == kept.size();
 }
 
-ffi::Error run_conv(ffi::ThreadPool pool, ConvState* state, Words first, Words second,
-                    Words positive, Words negative, Words exponent, ffi::Buffer<ffi::S32> theta,
-                    ffi::Result<Words> out, int64_t width, bool transposed) {
+ffi::Error run_conv_or_throw(ffi::ThreadPool pool, ConvState* state, Words first, Words second,
+                             Words positive, Words negative, Words exponent,
+                             ffi::Buffer<ffi::S32> theta, ffi::Result<Words> out, int64_t width,
+                             bool transposed) {
   if (first.dimensions().size() != 5 || second.dimensions().size() != 5 ||
       positive.dimensions().size() != 4 || theta.dimensions().size() != 2) {
     return wrong("a convolution's arrays have other ranks");
@@ -115,7 +117,8 @@ ffi::Error run_conv(ffi::ThreadPool pool, ConvState* state, Words first, Words s
       !has_shape(positive, {side, side, outputs, weight_words}) ||
       !has_shape(theta, {thresholds, outputs}) ||
       (negative.element_count() && negative.element_count() != positive.element_count()) ||
-      (exponent.element_count() && exponent.element_count() != 2 * positive.element_count()) ||
+      (exponent.element_count() && (exponent.element_count() != 2 * positive.element_count() ||
+                                    negative.element_count() == 0)) ||
       !has_shape(*out, {images, planes, outputs, scale * height, words_of(scale * width)})) {
     return wrong("a convolution's arrays do not fit each other");
   }
@@ -168,6 +171,17 @@ ffi::Error run_conv(ffi::ThreadPool pool, ConvState* state, Words first, Words s
   return run_tasks(pool, kernels.conv_tasks(conv), [&](int64_t task) {
     (transposed ? kernels.up_conv : kernels.conv)(conv, task);
   });
+}
+
+ffi::Error run_conv(ffi::ThreadPool pool, ConvState* state, Words first, Words second,
+                    Words positive, Words negative, Words exponent, ffi::Buffer<ffi::S32> theta,
+                    ffi::Result<Words> out, int64_t width, bool transposed) {
+  try {
+    return run_conv_or_throw(pool, state, first, second, positive, negative, exponent, theta, out,
+                             width, transposed);
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "out of memory");
+  }
 }
 
 ffi::Error run_pool(ffi::ThreadPool threads, Words x, ffi::Result<Words> out, int64_t width) {

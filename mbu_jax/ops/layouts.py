@@ -148,7 +148,14 @@ class Planes(NamedTuple):
 
 
 class PixelPacked(Layout[Planes]):
-    """Activations are `Planes`; concatenation copies nothing."""
+    """Activations are `Planes`; concatenation copies nothing.
+
+    Args:
+      implementation: name of the engine, or None for the best.
+    """
+
+    def __init__(self, implementation: str | None = None):
+        self._implementation = implementation
 
     @override
     def stem(self, images: Array, layer: PackedStem) -> Planes:
@@ -160,12 +167,15 @@ class PixelPacked(Layout[Planes]):
     def conv(self, x: Planes, layer: PackedConv) -> Planes:
         first, *second = x.segments
         pair = (first, *second) if second else (first, no_channels(first))
-        planes = pixels.CONV(pair, layer, width=x.width)
+        planes = pixels.CONV(pair, layer, implementation=self._implementation, width=x.width)
         return Planes((planes,), 2 * x.width if layer.transposed else x.width)
 
     @override
     def max_pool2x2(self, x: Planes) -> Planes:
-        return Planes((pixels.MAX_POOL2X2(x.segments[0], None, width=x.width),), x.width // 2)
+        planes = pixels.MAX_POOL2X2(
+            x.segments[0], None, implementation=self._implementation, width=x.width
+        )
+        return Planes((planes,), x.width // 2)
 
     @override
     def join(self, skip: Planes, x: Planes) -> Planes:
@@ -173,7 +183,7 @@ class PixelPacked(Layout[Planes]):
 
     @override
     def head(self, x: Planes, layer: PackedHead) -> Array:
-        return pixels.HEAD(x.segments[0], layer, width=x.width)
+        return pixels.HEAD(x.segments[0], layer, implementation=self._implementation, width=x.width)
 
     @override
     def channel_words(self, x: Planes) -> Array:

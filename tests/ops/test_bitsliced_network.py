@@ -17,7 +17,7 @@ from mbu_jax.errors import InputError
 from mbu_jax.inference import infer, infer_with_activations, pack
 from mbu_jax.layers import QuantizationOptions
 from mbu_jax.ops.bitsliced import library, pixels
-from mbu_jax.packing import PackedHead
+from mbu_jax.packing import PackedHead, channels_to_pixels, pixels_to_channels, word_count
 from mbu_jax.unet import UNetConfig
 from tests.ops.bitsliced_digest import arguments
 from tests.random_packed import random_packed
@@ -71,6 +71,40 @@ def test_mapped_networks_and_an_exported_one_give_every_bit() -> None:
     )
     restored = jax.export.deserialize(export(images).serialize())
     np.testing.assert_array_equal(restored.call(images), expected)
+
+
+def test_one_program_is_exported_for_several_platforms() -> None:
+    params = random_packed(MIXED)
+    images = jnp.zeros((1, 16, 16, 3), jnp.uint8)
+    run = jax.jit(functools.partial(infer, params))
+    taken = [jax.export.DisabledSafetyCheck.custom_call(name) for name in library.TARGETS]
+    export = jax.export.export(run, platforms=["cpu", "cuda"], disabled_checks=taken)
+    np.testing.assert_array_equal(export(images).call(images), run(images))
+
+
+def test_the_engine_asked_for_never_falls_back() -> None:
+    images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.uint8)
+    run = jax.jit(functools.partial(BITSLICED, random_packed(MIXED)))
+    with pytest.raises(InputError, match="'bitsliced' of pixel_conv cannot run: it runs on cpu"):
+        jax.export.export(run, platforms=["cuda"])(images)
+
+
+@pytest.mark.parametrize("engine", ["xla", "bitsliced"])
+@pytest.mark.parametrize("name", ["conv", "max_pool2x2", "head"])
+def test_engines_of_operations_on_pixels_agree(name: str, engine: str) -> None:
+    pair, layer, width = next(arguments())
+    if name == "conv":
+        operation, x = pixels.CONV, pair
+    else:
+        operation, x = getattr(pixels, name.upper()), pair[0]
+        width -= width % 2
+        x = x[..., : x.shape[3] // 2 * 2, : word_count(width)]
+        x = channels_to_pixels(pixels_to_channels(x, width), x.shape[2])
+    weight = jnp.arange(pair[0].shape[2] * 2, dtype=jnp.float32).reshape(-1, 2) - 3
+    layer = {"conv": layer, "max_pool2x2": None, "head": PackedHead(weight, weight[0])}[name]
+    expected = operation(x, layer, width=width)
+    np.testing.assert_array_equal(operation(x, layer, implementation=engine, width=width), expected)
+    assert np.unique(expected).size > 1
 
 
 def an_operation(name: str) -> tuple[Any, tuple[Any, ...]]:

@@ -7,11 +7,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from mbu_jax.errors import InputError
 from mbu_jax.ops.bitsliced import calls, library
+from mbu_jax.ops.conv3x3 import conv3x3
+from mbu_jax.ops.head import head
+from mbu_jax.ops.max_pool2x2 import max_pool2x2
 from mbu_jax.ops.operation import Engine, Operation
-from mbu_jax.packing import PackedConv, PackedHead, word_count
+from mbu_jax.ops.up_conv2x2 import up_conv2x2
+from mbu_jax.packing import (
+    PackedConv,
+    PackedHead,
+    channels_to_pixels,
+    pixels_to_channels,
+    word_count,
+)
 
 
 def _check(x: Any, name: str, width: int, planes: int | None = None) -> tuple[int, ...]:
@@ -59,13 +70,31 @@ def _head_shape(x: Any, layer: PackedHead, *, width: int) -> jax.ShapeDtypeStruc
     return jax.ShapeDtypeStruct((batch, height, width, layer.classes), jnp.float32)
 
 
+def _conv_of_words(x: tuple[Array, Array], layer: PackedConv, *, width: int) -> Array:
+    words = [pixels_to_channels(part, width) for part in x if part.shape[2]]
+    operation = up_conv2x2 if layer.transposed else conv3x3
+    y = operation(jnp.concatenate(words, axis=-1), layer, implementation="xla")
+    return channels_to_pixels(y, layer.out_channels)
+
+
+def _pool_of_words(x: Array, layer: None, *, width: int) -> Array:
+    y = max_pool2x2(pixels_to_channels(x, width), implementation="xla")
+    return channels_to_pixels(y, x.shape[2])
+
+
+def _head_of_words(x: Array, layer: PackedHead, *, width: int) -> Array:
+    return head(pixels_to_channels(x, width), layer, implementation="xla")
+
+
 CONV = Operation("pixel_conv", _conv_shape)
 MAX_POOL2X2 = Operation("pixel_max_pool2x2", _pool_shape)
 HEAD = Operation("pixel_head", _head_shape)
 
-for _operation, _run in (
-    (CONV, calls.conv),
-    (MAX_POOL2X2, calls.max_pool2x2),
-    (HEAD, calls.head),
+# A program for several platforms holds these operations on all of them, whichever it runs on.
+for _operation, _of_words, _call in (
+    (CONV, _conv_of_words, calls.conv),
+    (MAX_POOL2X2, _pool_of_words, calls.max_pool2x2),
+    (HEAD, _head_of_words, calls.head),
 ):
-    _operation.register(Engine("bitsliced", _run, platforms=("cpu",), absent=library.absent))
+    _operation.register(Engine("xla", _of_words))
+    _operation.register(Engine("bitsliced", _call, platforms=("cpu",), absent=library.absent))
