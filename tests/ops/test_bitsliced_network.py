@@ -2,6 +2,9 @@
 
 import functools
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -105,6 +108,44 @@ def test_engines_of_operations_on_pixels_agree(name: str, engine: str) -> None:
     expected = operation(x, layer, width=width)
     np.testing.assert_array_equal(operation(x, layer, implementation=engine, width=width), expected)
     assert np.unique(expected).size > 1
+
+
+WITHOUT_THE_LIBRARY = """
+import warnings
+from pathlib import Path
+import jax.numpy as jnp
+import numpy as np
+from mbu_jax.errors import InputError
+from mbu_jax.inference import infer
+from mbu_jax.ops.bitsliced import library
+from mbu_jax.unet import UNetConfig
+from tests.random_packed import random_packed
+
+library._LIBRARY = Path("nowhere")
+params, images = random_packed(UNetConfig(width=4)), jnp.zeros((1, 16, 16, 3), jnp.uint8)
+with warnings.catch_warnings(record=True) as warned:
+    warnings.simplefilter("always")
+    logits = [infer(params, images) for _ in range(2)]
+np.testing.assert_array_equal(logits[1], infer(params, images, implementation="xla"))
+print([str(one.message) for one in warned if one.category is UserWarning])
+try:
+    infer(params, images, implementation="bitsliced")
+except InputError as error:
+    print(error)
+"""
+
+
+def test_without_the_library_xla_runs_and_says_so_once() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_LIBRARY],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said, refused = run.stdout.splitlines()
+    assert said.count("the bitsliced engine cannot run, so xla does: its library was not") == 1
+    assert "'bitsliced' of pixel_conv cannot run: its library was not compiled" in refused
 
 
 def an_operation(name: str) -> tuple[Any, tuple[Any, ...]]:
