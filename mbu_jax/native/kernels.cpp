@@ -96,9 +96,9 @@ struct Low {
   explicit Low(const Bits* counter)
       : bit0(counter[0]), bit1(counter[1]), bit2(counter[2]), bit3(counter[3]), bit4(counter[4]) {}
 
-  void put(Bits* counter, Bits turn) const {
-    counter[0] = bit0 ^ turn, counter[1] = bit1 ^ turn, counter[2] = bit2 ^ turn;
-    counter[3] = bit3 ^ turn, counter[4] = bit4 ^ turn;
+  void put(Bits* counter, Bits complement) const {
+    counter[0] = bit0 ^ complement, counter[1] = bit1 ^ complement, counter[2] = bit2 ^ complement;
+    counter[3] = bit3 ^ complement, counter[4] = bit4 ^ complement;
   }
 
   template <int i>
@@ -161,20 +161,20 @@ struct Source {
 };
 
 // Adds `number` planes at all vectors of the tile, so that their cache lines are fetched once, and
-// complements the counters where `turn` is all ones.
+// complements the counters where `complement` is all ones.
 template <int number>
 void add_block(const char* base, const uint32_t* offsets, Source source, Counters counters,
-               int shift, Bits turn) {
+               int shift, Bits complement) {
   for (int v = 0; v < counters.vectors; ++v) {
     const Bits* from = source.memory + static_cast<size_t>(v) * source.stride;
     Bits* to = counters.of(v);
-    for (int i = 0; i < shift; ++i) to[i] = from[i] ^ turn;
+    for (int i = 0; i < shift; ++i) to[i] = from[i] ^ complement;
     Low low(from + shift);
     Bits carry = count_rest<number>(base + v * kVectorBytes, offsets, low, Bits{});
-    low.put(to + shift, turn);
+    low.put(to + shift, complement);
     for (int i = shift + kLowBits; i < counters.bits; ++i) {
       const Bits bit = from[i];
-      to[i] = bit ^ carry ^ turn;
+      to[i] = bit ^ carry ^ complement;
       carry &= bit;
     }
   }
@@ -184,19 +184,19 @@ constexpr int kBlock = (1 << kLowBits) - 1;
 
 template <int... number>
 void add_block(int n, const char* base, const uint32_t* offsets, Source source, Counters counters,
-               int shift, Bits turn, std::integer_sequence<int, number...>) {
+               int shift, Bits complement, std::integer_sequence<int, number...>) {
   using Function = void (*)(const char*, const uint32_t*, Source, Counters, int, Bits);
   static constexpr Function table[] = {add_block<number>...};
-  table[n](base, offsets, source, counters, shift, turn);
+  table[n](base, offsets, source, counters, shift, complement);
 }
 
 // Adds the planes listed to the counters, which come from `source` once.
 void add_planes(const char* base, const uint32_t* offsets, size_t n, Source& source,
-                Counters counters, int shift, bool turn) {
+                Counters counters, int shift, bool complement) {
   do {
     const int number = static_cast<int>(std::min<size_t>(n, kBlock));
     n -= number;
-    add_block(number, base, offsets, source, counters, shift, spread(turn && n == 0),
+    add_block(number, base, offsets, source, counters, shift, spread(complement && n == 0),
               std::make_integer_sequence<int, kBlock + 1>());
     offsets += number;
     source = {counters.memory, counters.bits};
@@ -215,14 +215,15 @@ Bits at_least(const Bits* counter, int64_t least, int bits) {
 }
 
 void add_all(const Weights& weights, const Range (&ranges)[kMaxShifts], const char* base,
-             Source& source, Counters counters, bool turn) {
+             Source& source, Counters counters, bool complement) {
   int last = kMaxShifts - 1;
   while (last > 0 && ranges[last].begin == ranges[last].end) --last;
   for (int shift = 0; shift <= last; ++shift) {
     const auto [begin, end] = ranges[shift];
-    const bool turns = turn && shift == last;
-    if (begin == end && !turns) continue;
-    add_planes(base, weights.offsets.data() + begin, end - begin, source, counters, shift, turns);
+    const bool complements = complement && shift == last;
+    if (begin == end && !complements) continue;
+    add_planes(base, weights.offsets.data() + begin, end - begin, source, counters, shift,
+               complements);
   }
 }
 
@@ -236,7 +237,7 @@ void compute(const Weights& weights, const Output& output, const char* base, con
     for (int i = 0; i < bits; ++i) constant[i] = spread(output.start >> i & 1);
     source = {constant, 0};
   }
-  add_all(weights, output.first, base, source, counters, output.turn);
+  add_all(weights, output.first, base, source, counters, output.complement);
   add_all(weights, output.second, base, source, counters, false);
   for (int v = 0; v < vectors; ++v) {
     const Bits* counter = source.memory + static_cast<size_t>(v) * source.stride;
@@ -258,7 +259,7 @@ void add_inputs(const Weights& weights, const char* base, Counters sums) {
   Source source = {zero, 0};
   const int planes = weights.tile.planes;
   for (int plane = 0; plane < planes; ++plane) {
-    const auto& all = weights.everything[plane];
+    const auto& all = weights.all_inputs[plane];
     add_planes(base, all.data(), all.size(), source, sums, plane, plane == planes - 1);
   }
   for (int v = 0; v < sums.vectors; ++v) sums.of(v)[sums.bits - 1] = ~sums.of(v)[sums.bits - 1];
@@ -285,7 +286,8 @@ struct Workspace {
 
 // One task of a convolution: some outputs of a tile of an image.
 struct Job {
-  Job(const Conv& conv, int64_t task, int results) : weights(*conv.weights), tile(weights.tile) {
+  Job(const Conv& conv, int64_t task, int results)
+      : weights(*conv.weights), tile(weights.tile), outputs(conv.out_channels) {
     const int part = static_cast<int>(task % conv.parts);
     task /= conv.parts;
     left = static_cast<int>(task % tile.tiles_across()) * tile.columns;
@@ -320,6 +322,11 @@ struct Job {
     compute(weights, weights.outputs[output], base, sums, counters, at);
   }
 
+  // Number of an output's plane among all those of the result.
+  size_t plane_index(int output, int plane) const {
+    return (static_cast<size_t>(image) * tile.planes + plane) * outputs + output;
+  }
+
   // Whether the tile holds the ends of rows, which no other may touch.
   bool last_columns() const { return left + columns == tile.words; }
 
@@ -346,6 +353,7 @@ struct Job {
 
   const Weights& weights;
   const Tile& tile;
+  const int outputs;                    // of the whole convolution
   int image, top, left, rows, columns;  // of the image, in pixels down and words across
   int first, last;                      // outputs
   const char* base;
@@ -361,8 +369,7 @@ void conv(const Conv& conv, int64_t task) {
   for (int output = job.first; output < job.last; ++output) {
     job.run(output, 0);
     for (int plane = 0; plane < tile.planes; ++plane) {
-      const size_t index =
-          (static_cast<size_t>(job.image) * tile.planes + plane) * conv.out_channels + output;
+      const size_t index = job.plane_index(output, plane);
       uint32_t* out = conv.out + (index * tile.height + job.top) * tile.words;
       job.put(0, plane, out + job.left, tile.words);
       if (job.last_columns()) clear_beyond(out, job.rows, tile.words, tile.width);
@@ -411,8 +418,7 @@ void up_conv(const Conv& conv, int64_t task) {
       for (int j = 0; j < 2; ++j)
         job.run(static_cast<size_t>(2 * i + j) * conv.out_channels + output, j);
       for (int plane = 0; plane < tile.planes; ++plane) {
-        const size_t index =
-            (static_cast<size_t>(job.image) * tile.planes + plane) * conv.out_channels + output;
+        const size_t index = job.plane_index(output, plane);
         uint32_t* out = conv.out + (index * 2 * tile.height + 2 * job.top + i) * out_words;
         job.put(0, plane, job.even, tile.columns);
         job.put(1, plane, job.odd, tile.columns);
@@ -423,8 +429,7 @@ void up_conv(const Conv& conv, int64_t task) {
       }
     }
     for (int plane = 0; job.last_columns() && plane < tile.planes; ++plane) {
-      const size_t index =
-          (static_cast<size_t>(job.image) * tile.planes + plane) * conv.out_channels + output;
+      const size_t index = job.plane_index(output, plane);
       clear_beyond(conv.out + (index * 2 * tile.height + 2 * job.top) * out_words, 2 * job.rows,
                    out_words, 2 * tile.width);
     }

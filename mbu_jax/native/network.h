@@ -56,9 +56,9 @@ struct Tile {
 // channels for any.
 Tile plan_tile(int height, int width, int side, int planes, int64_t channels, int vector_words);
 
-// One output channel: count the planes listed in `first`, complement the counter where `turn`,
-// count those in `second`, and compare. Lists are offsets in bytes into the scratch memory, by the
-// counter's bit that they enter at.
+// One output channel: count the planes listed in `first`, complement the counter where
+// `complement`, count those in `second`, and compare. Lists are offsets in bytes into the scratch
+// memory, by the counter's bit that they enter at.
 struct Range {
   uint32_t begin, end;
 };
@@ -67,7 +67,7 @@ struct Output {
   int64_t start;     // the counter before, unless it starts at the complement of all inputs' sum
   int64_t least[3];  // the counter after, modulo 2^bits, that passes each threshold
   int bits;          // of the counter
-  bool turn;
+  bool complement;
 };
 
 struct Weights {
@@ -77,7 +77,7 @@ struct Weights {
   bool from_sum;   // counters start at the complement of the sum over all inputs (binary layers)
   std::vector<uint32_t> offsets;
   std::vector<Output> outputs;          // [taps that make outputs of their own][channels]
-  std::vector<uint32_t> everything[2];  // offsets of all inputs by plane, for from_sum
+  std::vector<uint32_t> all_inputs[2];  // offsets of all inputs by plane, for from_sum
 };
 
 struct Conv {

@@ -29,7 +29,7 @@ class Lister {
     weights_.from_sum = conv_.negative == nullptr;
     const int64_t levels = (1 << tile_.planes) - 1, inputs = int64_t{taps} * tile_.channels;
     if (levels * 8 * inputs >= INT32_MAX) return "too many input channels";
-    if (weights_.from_sum) list_everything(taps);
+    if (weights_.from_sum) list_all_inputs(taps);
     weights_.sum_bits = counter_bits(levels * inputs);
     // A transposed convolution's taps make outputs of their own.
     const int own = conv_.transposed ? taps : 1, shared = conv_.transposed ? 1 : taps;
@@ -114,11 +114,11 @@ class Lister {
     }
   }
 
-  void list_everything(int taps) {
+  void list_all_inputs(int taps) {
     for (int plane = 0; plane < tile_.planes; ++plane) {
       for (int channel = 0; channel < tile_.channels; ++channel) {
         for (int tap = 0; tap < (conv_.transposed ? 1 : taps); ++tap) {
-          weights_.everything[plane].push_back(offset(channel, plane, tap));
+          weights_.all_inputs[plane].push_back(offset(channel, plane, tap));
         }
       }
     }
@@ -143,7 +143,7 @@ class Lister {
       // counter starts at half - 1 - S.
       const bool count_positive = positive_.size() <= negative_.size();
       append(count_positive ? positive_ : negative_, 1, result.first);
-      result.turn = !count_positive;
+      result.complement = !count_positive;
       for (int t = 0; t < conv_.thresholds; ++t) {
         result.least[t] = half + least[t] - (count_positive ? 1 : 0);
       }
@@ -151,8 +151,8 @@ class Lister {
     }
     // ~(~start + N) = start - N. The first threshold is passed where the top bit is set.
     result.start = half - least[0];
-    result.turn = !negative_.empty();
-    if (result.turn) result.start = (half << 1) - 1 - result.start;
+    result.complement = !negative_.empty();
+    if (result.complement) result.start = (half << 1) - 1 - result.start;
     append(negative_, 0, result.first);
     append(positive_, 0, result.second);
     for (int t = 0; t < conv_.thresholds; ++t) result.least[t] = half + least[t] - least[0];
