@@ -49,6 +49,9 @@ class LayerSummary:
       density: share of weights that are not 0, from 0 to 1.
       macs: multiply-accumulates of one image, zeros included.
       nonzero_macs: those whose weight is not 0.
+      bitsliced_macs: one-bit ones that the bitsliced engine carries out, see
+        `mbu_jax.masking.nonzero_macs`; 0 where it has no part: at the stem's first convolution,
+        the head, and in a network that is not packed.
       parameter_bytes: bytes of weights, thresholds and biases.
       activation_bytes: bytes of the output of one image.
       float_parameter_bytes: what the parameters would take in float32, one bias a channel.
@@ -67,6 +70,7 @@ class LayerSummary:
     density: float
     macs: int
     nonzero_macs: int
+    bitsliced_macs: int
     parameter_bytes: int
     activation_bytes: int
     float_parameter_bytes: int
@@ -141,7 +145,8 @@ class Summary:
           An object with ``image_size``, ``activation_bits``, ``packed``, ``layers``, ``totals``,
           ``float32`` and ``ratios``.
         """
-        totals = ("weights", "macs", "nonzero_macs", "parameter_bytes", "activation_bytes")
+        totals = ("weights", "macs", "nonzero_macs", "bitsliced_macs", "parameter_bytes",
+                  "activation_bytes")  # fmt: skip
         content: dict[str, Any] = {
             "image_size": [self.height, self.width],
             "activation_bits": self.activation_bits,
@@ -178,6 +183,7 @@ class Summary:
         rule = "-" * max(map(len, lines))
         split = len(rows)
         kinds = [f"{name} {_count(n)}" for name, n in self.macs_by_kind().items() if n]
+        bitsliced = self.total("bitsliced_macs")
         reasons = dict.fromkeys((layer.engine, layer.reason) for layer in self.layers)
         return "\n".join(
             [
@@ -189,6 +195,7 @@ class Summary:
                 rule,
                 *lines[split:],
                 f"MAC by kind: {', '.join(kinds)}",
+                *([f"one-bit MAC of the bitsliced engine: {_count(bitsliced)}"] * bool(bitsliced)),
                 *(f"engine {engine}: {reason}" for engine, reason in reasons),
             ]
         )
@@ -256,7 +263,7 @@ def _packed_layers(
     for name, _, shape in _convolutions(params.config):
         operation: Operation
         precision: Precision = "float32"
-        channel_bytes = 4.0
+        channel_bytes, visited = 4.0, 0
         if name == "head":
             layer, operation = params.head, HEAD
         elif name == "stem.conv1":
@@ -269,6 +276,7 @@ def _packed_layers(
             channel_bytes = 4 * bits * word_count(shape.out_channels) / shape.out_channels
         if isinstance(layer, PackedConv):
             density = layer.density
+            visited = bits * _visited_weights(layer)
             choice = operation.choose(platform, implementation)
         else:
             density = np.count_nonzero(np.asarray(layer.weight)) / layer.weight.size
@@ -279,11 +287,23 @@ def _packed_layers(
             (height, width),
             precision=precision,
             density=density,
+            visited=visited,
             parameter_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(layer)),
             channel_bytes=channel_bytes,
             engine=choice.engine.name,
             reason=choice.reason,
         )
+
+
+def _visited_weights(layer: PackedConv) -> int:
+    """How many weights the bitsliced engine visits, the shared sum of a binary layer included."""
+    positive = np.bitwise_count(np.asarray(layer.positive)).sum(axis=-1, dtype=np.int64)
+    if layer.negative is not None:
+        return int(positive.sum() + np.bitwise_count(np.asarray(layer.negative)).sum())
+    inputs = layer.in_channels
+    if not layer.transposed:  # else each tap makes outputs of its own
+        positive, inputs = positive.sum(axis=(0, 1)), 9 * inputs
+    return int(np.minimum(positive, inputs - positive).sum()) + inputs
 
 
 def _model_layers(model: UNet, height: int, width: int, reason: str) -> Iterator[LayerSummary]:
@@ -306,6 +326,7 @@ def _model_layers(model: UNet, height: int, width: int, reason: str) -> Iterator
             (height, width),
             precision=precision,
             density=np.count_nonzero(np.asarray(weight)) / weight.size,
+            visited=0,
             parameter_bytes=4 * (shape.weights + shape.out_channels),
             channel_bytes=4,
             engine="model",
@@ -320,6 +341,7 @@ def _layer(
     *,
     precision: Precision,
     density: float,
+    visited: int,
     parameter_bytes: int,
     channel_bytes: float,
     engine: str,
@@ -340,6 +362,7 @@ def _layer(
         macs=macs,
         # Every weight meets the same number of pixels.
         nonzero_macs=round(density * shape.weights) * (macs // shape.weights),
+        bitsliced_macs=visited * (macs // shape.weights),
         parameter_bytes=parameter_bytes,
         activation_bytes=round(outputs * channel_bytes),
         float_parameter_bytes=4 * (shape.weights + shape.out_channels),

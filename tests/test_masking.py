@@ -4,18 +4,22 @@ import itertools
 import math
 import re
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbu_jax.architecture import LAYER_NAMES, LayerShape, unet_layers
+from mbu_jax.architecture import LAYER_NAMES, ConvShape, LayerShape, unet_layers
 from mbu_jax.errors import InputError
 from mbu_jax.masking import (
     cost_ranking,
     cost_scores,
     mask_cheapest,
     mask_within_budget,
+    nonzero_cost,
+    nonzero_macs,
     second_product_macs,
 )
 
@@ -147,6 +151,28 @@ def test_a_budget_is_kept_and_used(costs: dict[str, float], budget: float) -> No
         assert math.fsum(costs[name] for name in ranking[: len(chosen) + 1]) > budget
 
 
+@given(
+    costs=st.fixed_dictionaries(dict.fromkeys(LAYER_NAMES, st.integers(-20, 20))),
+    budget=st.integers(-250, 250),
+)
+def test_as_many_layers_as_any_start_of_the_ranking_pays_for(
+    costs: dict[str, int], budget: int
+) -> None:
+    def cost(_: object) -> dict[str, int]:
+        return costs
+
+    ranking = cost_ranking(LAYERS, cost=cost)
+    starts = [ranking[:k] for k in range(13)]
+    kept = [start for start in starts if sum(costs[name] for name in start) <= budget]
+    if kept:
+        assert mask_within_budget(LAYERS, budget, cost=cost) == max(kept, key=len)
+    else:
+        least = sum(value for value in costs.values() if value < 0)
+        assert least > budget
+        with pytest.raises(InputError, match=f"budget is {budget}; .* at least {least}$"):
+            mask_within_budget(LAYERS, budget, cost=cost)
+
+
 @given(costs=costs, budgets=st.tuples(st.floats(0, 2e13), st.floats(0, 2e13)))
 def test_a_larger_budget_keeps_every_layer_of_a_smaller_one(
     costs: dict[str, float], budgets: tuple[float, float]
@@ -185,6 +211,115 @@ def test_a_layer_that_masking_makes_faster_is_masked_first() -> None:
         "down_c2",
         "down_c3",
     )
+
+
+ALL_BINARY = dict.fromkeys(LAYER_NAMES, "binary")
+shares = st.floats(0, 1)
+
+
+def visited_by_hand(conv: ConvShape, precision: str, density: float, size: int) -> float:
+    """Planes added for one image of size x size, output after output."""
+    side = size // conv.scale
+    if conv.transposed:  # four outputs of each channel from every input position
+        side, outputs, inputs = side // 2, 4 * conv.out_channels, conv.in_channels
+    else:
+        outputs, inputs = conv.out_channels, 9 * conv.in_channels
+    if precision == "binary":
+        return side * side * (outputs * inputs / 2 + inputs)
+    return side * side * outputs * inputs * density
+
+
+@given(
+    choice=st.fixed_dictionaries(
+        dict.fromkeys(LAYER_NAMES, st.sampled_from(["binary", "masked", "pow2"]))
+    ),
+    density=st.fixed_dictionaries(dict.fromkeys(("stem", *LAYER_NAMES), shares)),
+    bits=st.sampled_from([1, 2]),
+    width=st.sampled_from([1, 8, 64]),
+    size=st.sampled_from([16, 160]),
+)
+def test_work_of_the_bitsliced_engine_by_hand(
+    choice: dict[str, str], density: dict[str, float], bits: int, width: int, size: int
+) -> None:
+    layers = unet_layers(width)
+    planned = nonzero_macs(
+        layers, choice, density=density, activation_bits=bits, height=size, width=size
+    )
+    assert tuple(planned) == ("stem", *LAYER_NAMES)
+    for layer in layers[1:-1]:
+        by_hand = sum(
+            visited_by_hand(conv, choice[layer.name], density[layer.name], size)
+            for conv in layer.convs
+        )
+        assert planned[layer.name] == pytest.approx(bits * by_hand, rel=1e-12)
+    assert planned["stem"] == pytest.approx(bits * density["stem"] * size**2 * 9 * width**2)
+
+
+@given(masked=st.sets(st.sampled_from(LAYER_NAMES)), density=shares, bits=st.sampled_from([1, 2]))
+def test_costs_of_masking_lead_from_the_binary_network_to_any_other(
+    masked: set[str], density: float, bits: int
+) -> None:
+    plan = {"density": density, "activation_bits": bits}
+    chosen = {name: "masked" if name in masked else "binary" for name in LAYER_NAMES}
+    costs = nonzero_cost(LAYERS, **plan)
+    assert tuple(costs) == LAYER_NAMES
+    before = sum(nonzero_macs(LAYERS, ALL_BINARY, **plan).values())
+    after = sum(nonzero_macs(LAYERS, chosen, **plan).values())
+    assert after == pytest.approx(before + sum(costs[name] for name in masked), rel=1e-9)
+
+
+def test_masking_saves_below_one_half_and_saves_most_where_most_is_done() -> None:
+    # With 64 outputs or more the shared sum of a binary layer is 1/64 of its work at most.
+    assert all(value < 0 for value in nonzero_cost(LAYERS, density=0.5).values())
+    assert all(value > 0 for value in nonzero_cost(LAYERS, density=0.516).values())
+    ranking = cost_ranking(LAYERS, cost=nonzero_cost)
+    assert ranking[0] == cost_ranking(LAYERS)[8] == "up_c4"
+    assert set(ranking[-4:]) == {"up_ct1", "up_ct2", "up_ct3", "up_ct4"}
+    # Where masking makes layers dearer, the order is that of the paper's device again.
+    dear = partial(nonzero_cost, density=1.0)
+    assert set(mask_cheapest(LAYERS, 4, cost=dear)) == set(ranking[-4:])
+    assert cost_ranking(LAYERS, cost=dear)[-1] == "up_c4"
+
+
+def test_a_gain_pays_for_layers_that_masking_makes_dearer() -> None:
+    # As measured after training, say: one layer is dense, the others are not.
+    density = dict.fromkeys(LAYER_NAMES, 0.1) | {"up_c1": 0.9}
+    cost = partial(nonzero_cost, density=density)
+    costs = cost(LAYERS)
+    assert cost_ranking(LAYERS, cost=cost)[-1] == "up_c1"
+    gain = sum(value for value in costs.values() if value < 0)
+    assert len(mask_within_budget(LAYERS, 0, cost=cost)) == 12
+    assert len(mask_within_budget(LAYERS, gain, cost=cost)) == 11
+    assert len(mask_within_budget(LAYERS, gain + costs["up_c1"] * 0.99, cost=cost)) == 11
+    with pytest.raises(InputError, match=r"masking budget is -6e.10; give a number of at least"):
+        mask_within_budget(LAYERS, -6e10, cost=cost)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"precisions": {}}, "down_c1 has precision None; .* binary, masked and pow2"),
+        ({"precisions": ALL_BINARY | {"up_c1": "int8"}}, "up_c1 has precision 'int8'"),
+        ({"density": 1.1}, "density of stem is 1.1; give a share"),
+        ({"density": math.nan}, "density of stem is nan"),
+        ({"density": {"stem": 0.5}}, "density of down_c2 is nan"),
+    ],
+)
+def test_rejects_what_the_bitsliced_engine_cannot_plan(other: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"precisions": ALL_BINARY | {"down_c2": "masked"}} | other
+    with pytest.raises(InputError, match=message):
+        nonzero_macs(LAYERS, **arguments)
+
+
+def test_the_readme_shows_what_each_cost_model_masks() -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert [int(k) for k, *_ in rows] == [0, 1, 3, 6, 12]
+    for k, *printed in rows:
+        for cost, figure in zip((cost_scores, nonzero_cost), printed, strict=True):
+            masked = mask_cheapest(LAYERS, int(k), cost=cost)
+            planned = nonzero_macs(LAYERS, ALL_BINARY | dict.fromkeys(masked, "masked"))
+            assert f"{sum(planned.values()) / 1e9:.1f}" == figure
 
 
 def test_operations_may_be_counted_by_non_zero_weights() -> None:

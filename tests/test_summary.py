@@ -9,6 +9,7 @@ from flax import nnx
 from mbu_jax.architecture import LAYER_NAMES, unet_layers
 from mbu_jax.errors import InputError
 from mbu_jax.layers import QuantizationOptions
+from mbu_jax.masking import nonzero_macs
 from mbu_jax.packing import PackedUNet
 from mbu_jax.summary import Summary, summary
 from mbu_jax.unet import UNet, UNetConfig
@@ -60,6 +61,49 @@ def test_non_zero_work_is_counted_exactly(mixed, name):
     assert row.macs == weights * positions
     assert row.nonzero_macs == kept * positions
     assert row.density == kept / weights
+
+
+@pytest.mark.parametrize("name", ["up_c4.conv2", "up_ct2.conv", "down_c1.conv1", "up_ct1.conv"])
+def test_the_bitsliced_engines_work_is_counted_output_by_output(mixed, name):
+    params, result = mixed
+    (row,) = (layer for layer in result.layers if layer.name == name)
+    conv = params.convs[name]
+    scale = {"up_c4.conv2": 1, "up_ct2.conv": 8, "down_c1.conv1": 2, "up_ct1.conv": 16}[name]
+    inputs = conv.in_channels * (1 if conv.transposed else 9)
+    visited = 0
+    for output in range(conv.out_channels):
+        # Taps of a transposed convolution give separate outputs.
+        taps = np.asarray(conv.positive)[:, :, output].reshape(-1, conv.positive.shape[-1])
+        for words in taps if conv.transposed else [taps]:
+            positive = set_bits(words)
+            if conv.negative is None:
+                visited += min(positive, inputs - positive)
+            else:
+                visited += positive
+    if conv.negative is None:
+        visited += inputs
+    else:
+        visited += set_bits(conv.negative)
+    assert row.bitsliced_macs == 2 * visited * (112 // scale) * (208 // scale)
+
+
+def test_planned_work_is_near_that_of_a_packed_network(mixed):
+    _, result = mixed
+    precisions = dict(zip(LAYER_NAMES, MIXED.precisions, strict=True))
+    planned = nonzero_macs(
+        unet_layers(width=32), precisions, density=0.2, activation_bits=2, height=100, width=200
+    )
+    found = {}
+    for layer in result.layers:
+        name = layer.name.partition(".")[0]
+        found[name] = found.get(name, 0) + layer.bitsliced_macs
+    assert found.pop("head") == 0
+    assert found == pytest.approx(planned, rel=0.1)
+    for name, precision in precisions.items():
+        if precision == "binary":  # half of the signs is the most
+            assert 0.8 * planned[name] < found[name] <= planned[name]
+    assert sum(found.values()) == result.total("bitsliced_macs")
+    assert any("one-bit MAC of the bitsliced engine: " in line for line in str(result).splitlines())
 
 
 def test_activations_are_words_of_each_bit(mixed):
@@ -139,6 +183,8 @@ def test_a_model_that_cannot_be_packed_is_counted_in_float32():
     model = lay_out(UNetConfig(width=4, precisions=precisions))
     result = summary(model, image_size=(16, 16))
     assert not result.packed
+    assert result.total("bitsliced_macs") == 0
+    assert "bitsliced" not in str(result)
     assert {layer.engine for layer in result.layers} == {"model"}
     assert all("down_c1 has int8 weights" in layer.reason for layer in result.layers)
     kinds = {layer.name: layer.kind for layer in result.layers}

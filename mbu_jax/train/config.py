@@ -1,15 +1,24 @@
 """The options of a training run, and the presets that name good sets of them."""
 
 import dataclasses
+import math
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mbu_jax.architecture import LAYER_NAMES, unet_layers
 from mbu_jax.data.augment import NO_AUGMENTATION, AugmentOptions
 from mbu_jax.data.pipeline import PipelineOptions
 from mbu_jax.errors import InputError
 from mbu_jax.layers import Precision, QuantizationOptions
-from mbu_jax.masking import mask_within_budget
+from mbu_jax.masking import (
+    CostModel,
+    cost_scores,
+    mask_cheapest,
+    mask_within_budget,
+    nonzero_cost,
+    nonzero_macs,
+)
 from mbu_jax.quantizers import SteGradient, Ternarizer
 from mbu_jax.train.optimizer import OptimizerOptions
 from mbu_jax.unet import ModelPreset, UNetConfig
@@ -29,10 +38,15 @@ class ModelOptions:
     """1 (sign) or 2 (levels -3, -1, 1, 3); full_precision ignores it."""
 
     masked_layers: int = 6
-    """How many layers mbu masks, in the order of their cost score."""
+    """How many layers mbu masks, cheapest first."""
+
+    masking_cost: Literal["paper", "nonzeros"] = "paper"
+    """What is cheap to mask: a low score of the paper's, or what saves most multiply-accumulates
+    where zeros are skipped, as the bitsliced engine does; planned with --density."""
 
     mask_budget: float | None = None
-    """Instead of a number: mask cheapest first while the summed cost score stays within this."""
+    """Instead of a number: as many as keep within this the sum of scores (paper), or the whole
+    network's multiply-accumulates at 512x512 in 10^9 (nonzeros)."""
 
     layer_precision: tuple[str, ...] = ()
     """Exceptions for single layers, as up_c4=int8; see --network for the rest."""
@@ -75,18 +89,39 @@ class ModelOptions:
             ternarizer=self.ternarizer,
             density=self.density,
         )
-        masked = self.masked_layers
-        if self.mask_budget is not None:
-            masked = len(mask_within_budget(unet_layers(), self.mask_budget))
         config = UNetConfig.preset(
             self.network,
-            masked_layers=masked,
             quantization=quantization,
             width=self.width,
             classes=classes,
             dtype=self.dtype,
         )
-        return dataclasses.replace(config, precisions=self._with_exceptions(config.precisions))
+        precisions: tuple[Precision, ...] = config.precisions
+        if self.network == "mbu":
+            masked = self._masked()
+            precisions = tuple("masked" if name in masked else "binary" for name in LAYER_NAMES)
+        return dataclasses.replace(config, precisions=self._with_exceptions(precisions))
+
+    def _masked(self) -> tuple[str, ...]:
+        layers, budget = unet_layers(self.width), self.mask_budget
+        plan = {"density": self.density, "activation_bits": self.activation_bits}
+        cost: CostModel = cost_scores
+        if self.masking_cost == "nonzeros":
+            cost = partial(nonzero_cost, **plan)
+        if budget is None:
+            return mask_cheapest(layers, self.masked_layers, cost=cost)
+        if self.masking_cost == "nonzeros":
+            binary = sum(
+                nonzero_macs(layers, dict.fromkeys(LAYER_NAMES, "binary"), **plan).values()
+            )
+            least = binary + sum(min(0, change) for change in cost(layers).values())
+            if not budget * 1e9 >= least:
+                raise InputError(
+                    f"mask_budget is {budget:g}; whatever is masked, this network takes at least "
+                    f"{math.ceil(least / 1e7) / 100:g}"
+                )
+            budget = budget * 1e9 - binary
+        return mask_within_budget(layers, budget, cost=cost)
 
     def _with_exceptions(self, precisions: tuple[Precision, ...]) -> tuple[Precision, ...]:
         chosen: dict[str, str] = dict(zip(LAYER_NAMES, precisions, strict=True))
@@ -224,6 +259,9 @@ RESUMABLE = frozenset(
     | {"checkpoint_steps", "cluster", "data.workers", "data.prefetch", "data.cache_gib"}
 )
 """Options that may differ when a run is resumed: they do not change what is trained."""
+
+ADDED_LATER: dict[str, Any] = {"model.masking_cost": "paper"}
+"""Options that runs of earlier versions did not have, and what those did."""
 
 _ADAM = OptimizerOptions(
     optimizer="adam",

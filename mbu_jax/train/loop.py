@@ -18,7 +18,7 @@ from mbu_jax.data.pipeline import PreparedImages, TrainIterator, epoch_length
 from mbu_jax.errors import InputError
 from mbu_jax.train.checkpoints import Checkpoints, load_run
 from mbu_jax.train.cluster import failing_together, gather_ids
-from mbu_jax.train.config import RESUMABLE, TrainConfig
+from mbu_jax.train.config import ADDED_LATER, RESUMABLE, TrainConfig
 from mbu_jax.train.evaluation import Evaluator
 from mbu_jax.train.layer_statistics import layer_statistics
 from mbu_jax.train.meter import EpochMeter
@@ -301,7 +301,7 @@ class Trainer:
             for name in ("data_dir", "prepared_dir"):  # for scoring it from another place
                 if described[name] is not None:
                     described[name] = described[name].expanduser().absolute()
-            run.create_or_resume(described, RESUMABLE)
+            run.create_or_resume(described, RESUMABLE, ADDED_LATER)
         return run
 
     @contextlib.contextmanager

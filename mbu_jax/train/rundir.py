@@ -106,7 +106,10 @@ class RunDirectory:
         return self.path / "curves.png"
 
     def create_or_resume(
-        self, config: Mapping[str, Any], ignore: frozenset[str] = frozenset()
+        self,
+        config: Mapping[str, Any],
+        ignore: frozenset[str] = frozenset(),
+        added: Mapping[str, Any] | None = None,
     ) -> bool:
         """Make the directory ready for a run with these options, or refuse.
 
@@ -118,6 +121,8 @@ class RunDirectory:
           config: The run's options, nested mappings of what JSON can say.
           ignore: Options that may differ on resume, by dotted name (``"data.workers"``); the name
             of a group (``"data"``) stands for all that is in it.
+          added: Options that an earlier version's run may lack, by dotted name, and the values
+            that it amounted to.
 
         Returns:
           Whether the directory holds an earlier run to resume.
@@ -137,7 +142,7 @@ class RunDirectory:
         asked: dict[str, Any] = json.loads(to_json(config))
         if self.config.exists():
             saved = read_config(self.path)
-            self._refuse_difference(saved, asked, ignore)
+            self._refuse_difference({**(added or {}), **_flatten(saved)}, _flatten(asked), ignore)
             if saved != asked:
                 write_json_atomic(self.config, asked)
             return True
@@ -158,9 +163,8 @@ class RunDirectory:
         return False
 
     def _refuse_difference(
-        self, saved: dict[str, Any], asked: dict[str, Any], ignore: frozenset[str]
+        self, old: dict[str, Any], new: dict[str, Any], ignore: frozenset[str]
     ) -> None:
-        old, new = _flatten(saved), _flatten(asked)
         different = [
             f"{name} is {_show(old, name)} there and {_show(new, name)} here"
             for name in sorted(old.keys() | new.keys())

@@ -1,13 +1,15 @@
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from experiments import command
 from mbu_jax.architecture import LAYER_NAMES, unet_layers
 from mbu_jax.data.augment import NO_AUGMENTATION
 from mbu_jax.errors import InputError
-from mbu_jax.masking import mask_cheapest
-from mbu_jax.train.config import PRESETS, RESUMABLE, ModelOptions, TrainConfig
+from mbu_jax.masking import cost_ranking, mask_cheapest, nonzero_cost, nonzero_macs
+from mbu_jax.train.config import ADDED_LATER, PRESETS, RESUMABLE, ModelOptions, TrainConfig
 from mbu_jax.train.optimizer import learning_rate_schedule, make_optimizer
 
 TRAIN_IMAGES = {"synthetic": 512, "nuclei": 480}
@@ -128,6 +130,72 @@ def test_a_mask_budget_replaces_the_number_of_layers():
         if precision == "masked"
     ]
     assert set(masked) == set(mask_cheapest(layers, 4))
+
+
+def masked_by(options):
+    chosen = zip(LAYER_NAMES, options.build().precisions, strict=True)
+    return {name for name, precision in chosen if precision == "masked"}
+
+
+def test_a_cost_that_skips_zeros_masks_other_layers():
+    layers = unet_layers(32)
+    for k in (0, 1, 5, 12):
+        options = ModelOptions(width=32, masked_layers=k, masking_cost="nonzeros")
+        assert masked_by(options) == set(mask_cheapest(layers, k, cost=nonzero_cost))
+    assert masked_by(ModelOptions(masked_layers=1)) == {"up_ct4"}
+    nonzeros = ModelOptions(masked_layers=1, masking_cost="nonzeros")
+    assert masked_by(nonzeros) == {"up_c4"}
+    # Denser than a binary layer's rarer sign, masking costs again.
+    assert masked_by(dataclasses.replace(nonzeros, density=0.9)) < {
+        "up_ct1", "up_ct2", "up_ct3", "up_ct4",
+    }  # fmt: skip
+    assert ModelOptions(network="binary", masking_cost="nonzeros", mask_budget=1e-9).build() == (
+        ModelOptions(network="binary").build()
+    )
+
+
+@pytest.mark.parametrize(("density", "bits"), [(0.1, 1), (0.6, 1), (0.6, 2)])
+def test_a_budget_of_multiply_accumulates_is_the_networks(density, bits):
+    def planned(masked):
+        precisions = {name: "masked" if name in masked else "binary" for name in LAYER_NAMES}
+        counts = nonzero_macs(unet_layers(32), precisions, density=density, activation_bits=bits)
+        return sum(counts.values()) / 1e9
+
+    options = ModelOptions(width=32, masking_cost="nonzeros", density=density, activation_bits=bits)
+    least, most = sorted((planned(()), planned(LAYER_NAMES)))
+    everything = masked_by(dataclasses.replace(options, mask_budget=most + 1e-6))
+    assert everything == set(LAYER_NAMES)
+    middle = (least + most) / 2
+    found = masked_by(dataclasses.replace(options, mask_budget=middle))
+    assert planned(found) <= middle
+    if density > 0.5:
+        ranking = cost_ranking(
+            unet_layers(32), cost=partial(nonzero_cost, density=density, activation_bits=bits)
+        )
+        assert found == set(ranking[: len(found)])
+        assert planned(ranking[: len(found) + 1]) > middle
+    for budget in (least - 0.01, -1.0, float("nan")):
+        with pytest.raises(InputError, match=r"mask_budget is .* takes at least") as caught:
+            dataclasses.replace(options, mask_budget=budget).build()
+    said = float(str(caught.value).rpartition(" ")[2])
+    assert least <= said < least + 0.011
+    dataclasses.replace(options, mask_budget=said).build()
+
+
+def test_the_command_line_takes_a_cost():
+    arguments = ["--masking-cost", "nonzeros", "--mask-budget", "20"]
+    model = command.parse(TrainConfig, PRESETS, arguments).model
+    assert (model.masking_cost, model.mask_budget) == ("nonzeros", 20.0)
+    with pytest.raises(InputError, match="masking-cost"):
+        command.parse(TrainConfig, PRESETS, ["--masking-cost", "guess"])
+
+
+def test_added_options_exist_and_stand_for_the_default():
+    for option, value in ADDED_LATER.items():
+        default = TrainConfig()
+        for part in option.split("."):
+            default = getattr(default, part)
+        assert value == default
 
 
 def test_options_reach_the_network():

@@ -71,6 +71,23 @@ def test_ignored_options_may_differ_and_the_newest_is_kept(tmp_path, ignore):
         RunDirectory(tmp_path).create_or_resume({**other, "epochs": 4}, frozenset({ignore}))
 
 
+def test_a_run_made_before_an_option_is_resumed_with_what_it_did(tmp_path):
+    RunDirectory(tmp_path).create_or_resume(CONFIG)
+    added = {"data.cost": "paper"}
+    new = {**CONFIG, "data": {**CONFIG["data"], "cost": "paper"}}
+    other = {**CONFIG, "data": {**CONFIG["data"], "cost": "nonzeros"}}
+    before = snapshot(tmp_path)
+    with pytest.raises(InputError, match=r'data.cost is "paper" there and "nonzeros" here'):
+        RunDirectory(tmp_path).create_or_resume(other, added=added)
+    with pytest.raises(InputError, match=r'data.cost is absent there and "paper" here'):
+        RunDirectory(tmp_path).create_or_resume(new)
+    assert snapshot(tmp_path) == before
+    assert RunDirectory(tmp_path).create_or_resume(new, added=added) is True
+    assert read_config(tmp_path)["data"]["cost"] == "paper"
+    with pytest.raises(InputError, match=r'data.cost is "paper" there and "nonzeros" here'):
+        RunDirectory(tmp_path).create_or_resume(other, added={"data.cost": "nonzeros"})
+
+
 def test_ignoring_a_name_ignores_no_longer_name(tmp_path):
     RunDirectory(tmp_path).create_or_resume({"epochs_more": 1})
     with pytest.raises(InputError, match="epochs_more"):
