@@ -1,0 +1,405 @@
+"""PTX text as data: one kernel's parameters, variables, registers and instructions."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from tests.ptx.errors import PtxError
+
+TYPE_BITS = {
+    "pred": 1,
+    **{f"{kind}{bits}": bits for kind in "bus" for bits in (8, 16, 32, 64)},
+    "f16": 16,
+    "f32": 32,
+    "f64": 64,
+    "b128": 128,
+}
+
+
+@dataclass(frozen=True)
+class Register:
+    """A declared register; `number` is its place in the register file."""
+
+    number: int
+    type: str
+
+
+@dataclass(frozen=True)
+class Name:
+    """A register, a label, a special register or a variable, as written."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Number:
+    """An immediate: an integer, or a float given by its bits or in decimals."""
+
+    value: int | float
+    float_bits: int | None = None
+
+
+@dataclass(frozen=True)
+class Address:
+    """`[base + offset]`."""
+
+    base: Name | Number
+    offset: int
+
+
+@dataclass(frozen=True)
+class Vector:
+    """`{a, b, …}`."""
+
+    items: "tuple[Operand, ...]"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """`a|b`: a destination and its predicate."""
+
+    first: Name
+    second: Name
+
+
+@dataclass(frozen=True)
+class Negated:
+    """`!p`, a source predicate."""
+
+    name: Name
+
+
+type Operand = Name | Number | Address | Vector | Pair | Negated
+
+
+@dataclass
+class Scope:
+    """What the braces around an instruction declare."""
+
+    parent: "Scope | None"
+    registers: dict[str, Register] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+
+    def register(self, name: str) -> Register | None:
+        found = self.registers.get(name)
+        return found if found or self.parent is None else self.parent.register(name)
+
+    def label(self, name: str) -> int | None:
+        found = self.labels.get(name)
+        return found if found is not None or self.parent is None else self.parent.label(name)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction with its guard, as written on a line of the text."""
+
+    line: int
+    text: str
+    opcode: str
+    modifiers: tuple[str, ...]
+    operands: tuple[Operand, ...]
+    guard: Name | None
+    guard_negated: bool
+    scope: Scope
+
+    def error(self, message: str) -> PtxError:
+        return PtxError(f"line {self.line}: {message}: {self.text}")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A kernel's parameter; `count` is that of an array, 1 otherwise."""
+
+    name: str
+    type: str
+    pointer: bool
+    count: int
+
+
+@dataclass(frozen=True)
+class SharedVariable:
+    """An array in shared memory; `bytes` is None where the launch gives it."""
+
+    name: str
+    bytes: int | None
+    align: int
+
+
+@dataclass
+class Module:
+    """One kernel of a PTX text."""
+
+    target: str
+    name: str
+    parameters: list[Parameter]
+    threads: tuple[int, int, int] | None
+    shared: list[SharedVariable]
+    registers: list[Register]
+    instructions: list[Instruction]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A piece of text between semicolons; `{`, `}` and labels stand alone."""
+
+    line: int
+    text: str
+
+
+_IGNORED_LINE = re.compile(r"^[ \t]*\.(loc|file)\b[^\n]*", re.MULTILINE)
+_SECTION = re.compile(r"^[ \t]*\.section\b[^{]*\{[^}]*\}", re.MULTILINE)
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+_LABEL = re.compile(r"([A-Za-z_$%][\w$]*)\s*:(?!:)")
+_IDENTIFIER = r"[A-Za-z_$%][\w$]*(?:\.[xyzw])?"
+
+
+def _blank(match: re.Match[str]) -> str:
+    """Nothing, on as many lines: the lines that follow keep their numbers."""
+    return "\n" * match.group().count("\n")
+
+
+def _statements(text: str) -> Iterator[Statement]:
+    """The statements of PTX text that has lost its comments and debug sections."""
+    position = 0
+    while True:
+        while position < len(text) and text[position].isspace():
+            position += 1
+        if position == len(text):
+            return
+        line = text.count("\n", 0, position) + 1
+        if text[position] in "{}":
+            yield Statement(line, text[position])
+            position += 1
+        elif label := _LABEL.match(text, position):
+            yield Statement(line, label.group(1) + ":")
+            position = label.end()
+        elif module_directive := re.compile(r"\.(version|target|address_size)\b[^\n]*").match(
+            text, position
+        ):
+            yield Statement(line, module_directive.group().strip())
+            position = module_directive.end()
+        elif header := re.compile(r"[^;{(]*\.(entry|func)\b[^{]*").match(text, position):
+            yield Statement(line, " ".join(header.group().split()))
+            position = header.end()
+        else:
+            end = text.find(";", position)
+            if end < 0:
+                raise PtxError(f"line {line}: a statement without end: {text[position:][:60]!r}")
+            if body := " ".join(text[position:end].split()):
+                yield Statement(line, body)
+            position = end + 1
+
+
+def _number(text: str) -> Number | None:
+    if match := re.fullmatch(r"0[fF]([0-9A-Fa-f]{8})|0[dD]([0-9A-Fa-f]{16})", text):
+        single, double = match.groups()
+        bits = int(single or double, 16)
+        return Number(bits, float_bits=32 if single else 64)
+    if re.fullmatch(r"-?(0[xX][0-9A-Fa-f]+|0[bB][01]+|\d+)U?", text):
+        digits = text.rstrip("U")
+        octal = re.fullmatch(r"-?0[0-7]+", digits)
+        return Number(int(digits, 8) if octal else int(digits, 0))
+    if re.fullmatch(r"-?\d*\.\d*(?:[eE][-+]?\d+)?", text) and re.search(r"\d", text):
+        return Number(float(text))
+    return None
+
+
+def _split(text: str) -> list[str]:
+    """The operands of a list, with braces and brackets kept together."""
+    parts, depth, current = [], 0, ""
+    for character in text:
+        depth += (character in "{[") - (character in "}]")
+        if character == "," and depth == 0:
+            parts.append(current.strip())
+            current = ""
+        else:
+            current += character
+    if current.strip() or parts:
+        parts.append(current.strip())
+    return parts
+
+
+def _operand(text: str, line: int) -> Operand:
+    if (number := _number(text)) is not None:
+        return number
+    if re.fullmatch(_IDENTIFIER, text):
+        return Name(text)
+    if text.startswith("{") and text.endswith("}"):
+        return Vector(tuple(_operand(part, line) for part in _split(text[1:-1])))
+    if text.startswith("[") and text.endswith("]"):
+        return _address(text[1:-1].strip(), line)
+    if match := re.fullmatch(rf"({_IDENTIFIER})\s*\|\s*({_IDENTIFIER})", text):
+        return Pair(Name(match.group(1)), Name(match.group(2)))
+    if match := re.fullmatch(rf"!\s*({_IDENTIFIER})", text):
+        return Negated(Name(match.group(1)))
+    raise PtxError(f"line {line}: not an operand: {text!r}")
+
+
+def _address(text: str, line: int) -> Address:
+    match = re.fullmatch(r"([^\s+]+)\s*(?:\+\s*(-?\s*\w+))?", text)
+    base = _operand(match.group(1), line) if match else None
+    offset = _number((match.group(2) or "0").replace(" ", "")) if match else None
+    if not isinstance(base, Name | Number) or offset is None or not isinstance(offset.value, int):
+        raise PtxError(f"line {line}: not an address: [{text}]")
+    return Address(base, offset.value)
+
+
+def _instruction(statement: Statement, scope: Scope) -> Instruction:
+    text = statement.text
+    guard, negated = None, False
+    if match := re.match(rf"@\s*(!?)\s*({_IDENTIFIER})\s*", text):
+        guard, negated = Name(match.group(2)), bool(match.group(1))
+        text = text[match.end() :]
+    match = re.match(r"([a-z][a-z0-9_]*)((?:\.[A-Za-z0-9_]+(?:::[A-Za-z0-9_]+)*)*)\s*", text)
+    if not match:
+        raise PtxError(f"line {statement.line}: not an instruction: {statement.text}")
+    operands = tuple(_operand(part, statement.line) for part in _split(text[match.end() :]))
+    return Instruction(
+        statement.line,
+        statement.text,
+        match.group(1),
+        tuple(match.group(2).split(".")[1:]),
+        operands,
+        guard,
+        negated,
+        scope,
+    )
+
+
+def _parameters(statement: Statement) -> list[Parameter]:
+    inside = re.search(r"\((.*)\)", statement.text)
+    parameters = []
+    for text in _split(inside.group(1)) if inside else []:
+        match = re.fullmatch(
+            r"\.param(?: \.align \d+)? \.(\w+)( \.ptr(?: \.\w+)?(?: \.align \d+)?)?"
+            r" ([\w$%]+)(?:\[(\d+)\])?",
+            text,
+        )
+        if not match or match.group(1) not in TYPE_BITS:
+            raise PtxError(f"line {statement.line}: not a parameter: {text}")
+        kind, pointer, name, count = match.groups()
+        parameters.append(Parameter(name, kind, pointer is not None, int(count or 1)))
+    return parameters
+
+
+def _threads(statement: Statement) -> tuple[int, int, int] | None:
+    match = re.search(r"\.reqntid (\d+)(?:, ?(\d+))?(?:, ?(\d+))?", statement.text)
+    if not match:
+        return None
+    x, y, z = (int(part or 1) for part in match.groups())
+    return x, y, z
+
+
+def _shared_variable(statement: Statement) -> SharedVariable | None:
+    match = re.fullmatch(
+        r"(?:\.extern |\.visible )*\.shared(?: \.align (\d+))? \.(\w+) ([\w$%]+)(?:\[(\d*)\])?",
+        statement.text,
+    )
+    if not match or match.group(2) not in TYPE_BITS:
+        return None
+    align, kind, name, count = match.groups()
+    item = TYPE_BITS[kind] // 8
+    size = None if count == "" else item * int(count or 1)
+    return SharedVariable(name, size, int(align or item))
+
+
+class _Body:
+    """Reads the statements between a kernel's outer braces."""
+
+    def __init__(self) -> None:
+        self.registers: list[Register] = []
+        self.instructions: list[Instruction] = []
+        self.shared: list[SharedVariable] = []
+        self.scope = Scope(None)
+        self.depth = 0
+
+    def declare(self, statement: Statement) -> None:
+        match = re.fullmatch(r"\.reg \.(\w+) (.*)", statement.text)
+        if not match or match.group(1) not in TYPE_BITS:
+            raise PtxError(f"line {statement.line}: not a register declaration: {statement.text}")
+        kind, names = match.groups()
+        for name in _split(names):
+            several = re.fullmatch(rf"({_IDENTIFIER})<(\d+)>", name)
+            if several:
+                written = [f"{several.group(1)}{i}" for i in range(int(several.group(2)))]
+            else:
+                written = [name]
+            for each in written:
+                if each in self.scope.registers:
+                    raise PtxError(f"line {statement.line}: {each} is declared twice")
+                register = Register(len(self.registers), kind)
+                self.registers.append(register)
+                self.scope.registers[each] = register
+
+    def read(self, statement: Statement) -> bool:
+        """Takes one statement; False once the kernel's last brace is closed."""
+        text = statement.text
+        if text == "{":
+            self.depth += 1
+            self.scope = Scope(self.scope)
+        elif text == "}":
+            self.depth -= 1
+            self.scope = self.scope.parent or self.scope
+        elif text.endswith(":"):
+            if text[:-1] in self.scope.labels:
+                raise PtxError(f"line {statement.line}: label {text[:-1]} is there twice")
+            self.scope.labels[text[:-1]] = len(self.instructions)
+        elif text.startswith(".reg "):
+            self.declare(statement)
+        elif variable := _shared_variable(statement):
+            self.shared.append(variable)
+        elif text.startswith(".pragma "):
+            pass
+        elif text.startswith("."):
+            raise PtxError(f"line {statement.line}: unknown directive: {text}")
+        else:
+            self.instructions.append(_instruction(statement, self.scope))
+        return self.depth > 0
+
+
+def parse(text: str) -> Module:
+    """Reads the one kernel of a PTX text.
+
+    Args:
+      text: PTX as LLVM's back-end prints it.
+
+    Returns:
+      the kernel; names are not resolved yet.
+
+    Raises:
+      PtxError: what is not understood, with its line.
+    """
+    for pattern in (_COMMENT, _SECTION, _IGNORED_LINE):
+        text = pattern.sub(_blank, text)
+    target, header, body = "", None, _Body()
+    shared, finished = [], False
+    for statement in _statements(text):
+        words = statement.text
+        if header is not None and not finished:
+            finished = not body.read(statement)
+        elif match := re.match(r"\.target (\w+)", words):
+            target = match.group(1)
+        elif words.startswith((".version", ".address_size")):
+            if words.startswith(".address_size") and words.split()[1] != "64":
+                raise PtxError(f"line {statement.line}: only 64-bit addresses: {words}")
+        elif variable := _shared_variable(statement):
+            shared.append(variable)
+        elif match := re.match(r"(?:\.visible |\.weak )?\.entry ([\w$]+)", words):
+            if finished:
+                raise PtxError(f"line {statement.line}: a second kernel: {match.group(1)}")
+            header = statement
+        else:
+            raise PtxError(f"line {statement.line}: unknown directive: {words}")
+    if header is None or not finished:
+        raise PtxError("no kernel in this PTX, or its end is missing")
+    name = re.search(r"\.entry ([\w$]+)", header.text)
+    assert name is not None
+    return Module(
+        target,
+        name.group(1),
+        _parameters(header),
+        _threads(header),
+        shared + body.shared,
+        body.registers,
+        body.instructions,
+    )
