@@ -1,0 +1,105 @@
+"""Time inference beside other runtimes: python -m experiments.benchmark --device cpu.
+
+Every row runs in a process of its own, on as many cores as it has threads, and the processes take
+turns; the raw seconds are kept.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import dataclasses
+import importlib.metadata
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from experiments import command
+from experiments.benchmark.charts import draw
+from experiments.benchmark.config import PRESETS, BenchmarkConfig
+from experiments.benchmark.groups import plan
+from experiments.benchmark.materials import Materials
+from experiments.benchmark.measuring import measure
+from experiments.benchmark.rows import choose_rows
+from experiments.benchmark.tables import tables
+from experiments.timing import machine
+from mbu_jax.errors import InputError
+from mbu_jax.files import write_json_atomic
+from mbu_jax.ops.bitsliced import library
+
+_PEERS = ("onnx", "onnxruntime", "openvino")
+
+
+def main() -> None:
+    """Parse the command line, time, print tables, write JSON and a chart."""
+    config = command.parse(BenchmarkConfig, PRESETS)
+    config.check()
+    report = benchmark(config)
+    print(tables(report))
+    try:
+        config.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{config.out} cannot be made ({error.strerror}); choose another --out"
+        ) from error
+    write_json_atomic(config.out / "benchmark.json", report)
+    draw(report, config.out / "benchmark.png")
+    print(f"\n{config.out / 'benchmark.json'} holds every sample, benchmark.png the chart")
+
+
+def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
+    """Time every row.
+
+    Args:
+      config: what to time, checked.
+
+    Returns:
+      The report: configuration, machine, networks, and the groups of rows with their samples.
+
+    Raises:
+      InputError: for rows or networks that cannot be timed.
+    """
+    rows, left_out = choose_rows(config.rows)
+    for line in left_out:
+        print(line, file=sys.stderr)
+    groups = plan(config, rows)
+    with tempfile.TemporaryDirectory(prefix="mbu-benchmark-") as folder:
+        materials = Materials(Path(folder), config, rows)
+        measured = [
+            measure(
+                group,
+                materials,
+                config.timing,
+                config.baselines,
+                config.size,
+                jax.config.jax_compilation_cache_dir,
+            )
+            for group in tqdm(groups, desc="benchmark", unit="group", disable=None)
+        ]
+        networks = {name: material.facts for name, material in materials.networks.items()}
+    return {
+        "config": dataclasses.asdict(config),
+        "machine": _machine(),
+        "left_out": left_out,
+        "networks": networks,
+        "groups": measured,
+    }
+
+
+def _machine() -> dict[str, Any]:
+    about = machine()
+    for name in _PEERS:
+        try:
+            about["versions"][name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    about["instructions"] = None if library.absent() else library.instructions()
+    return about
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,153 @@
+"""The report as a picture: times and memory of all rows, and how ours grow."""
+
+import os
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+_OURS, _OTHERS = "#0b7a75", "#9aa5b1"
+_LINES = ("#0b7a75", "#d1495b", "#3d5a99", "#b07d12")
+
+
+def draw(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Draw a report.
+
+    Args:
+      report: of the benchmark.
+      path: PNG file.
+    """
+    figure = Figure(figsize=(13, 9.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    ((times, memory), (pixels, densities)) = figure.subplots(2, 2)
+    _draw_times(times, _latency(report))
+    _draw_memory(memory, _latency(report)[-1])
+    _draw_pixels(pixels, report)
+    _draw_densities(densities, report)
+    machine = report["machine"]
+    figure.suptitle(
+        f"{machine['cpu']}, {machine['cores']} cores, bitsliced with {machine['instructions']}"
+    )
+    figure.savefig(path, dpi=110)
+
+
+def _latency(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Groups of one image of the main size, fewest threads first."""
+    size = report["config"]["size"]
+    groups = [
+        group
+        for group in report["groups"]
+        if (group["section"], group["size"], group["batch"]) == ("latency", size, 1)
+    ]
+    return sorted(groups, key=lambda group: group["threads"])
+
+
+def _draw_times(axes: Axes, groups: list[dict[str, Any]]) -> None:
+    names = list(groups[-1]["rows"])
+    height = 0.8 / len(groups)
+    for index, group in enumerate(reversed(groups)):
+        rows = [group["rows"][name] for name in names]
+        middle = np.array([1000 * row["median"] for row in rows])
+        low, high = (1000 * np.array([row["quartiles"][i] for row in rows]) for i in (0, 1))
+        y = np.arange(len(names)) - 0.4 + height * (index + 0.5)
+        bars = axes.barh(
+            y,
+            middle,
+            height,
+            xerr=[middle - low, high - middle],
+            color=_colours(names),
+            alpha=1 if index == 0 else 0.5,
+            error_kw={"elinewidth": 1, "ecolor": "black"},
+        )
+        threads = f" ({group['threads']} thread{'s' * (group['threads'] > 1)})"
+        labels = [f"{_short(ms)}{threads if len(groups) > 1 else ''}" for ms in middle]
+        axes.bar_label(bars, labels, padding=5, fontsize=8)
+    size = groups[-1]["size"]
+    axes.set_title(f"one image of {size}x{size}: median and quartiles")
+    _finish_bars(axes, names, "milliseconds")
+
+
+def _draw_memory(axes: Axes, group: dict[str, Any]) -> None:
+    rows = {
+        name: row for name, row in group["rows"].items() if (row["running_memory_bytes"] or 0) > 0
+    }
+    if not rows:
+        axes.set_axis_off()
+        return
+    names = list(rows)
+    megabytes = [row["running_memory_bytes"] / 1e6 for row in rows.values()]
+    bars = axes.barh(np.arange(len(names)), megabytes, 0.6, color=_colours(names))
+    axes.bar_label(bars, [_short(value) for value in megabytes], padding=5, fontsize=8)
+    axes.set_title(f"peak memory while running, {group['size']}x{group['size']}")
+    _finish_bars(axes, names, "megabytes")
+
+
+def _draw_pixels(axes: Axes, report: dict[str, Any]) -> None:
+    most = max(report["config"]["threads"])
+    points: dict[str, list[tuple[float, float]]] = {}
+    for group in report["groups"]:
+        if (group["section"], group["threads"], group["batch"]) != ("latency", most, 1):
+            continue
+        for name, row in group["rows"].items():
+            if name.endswith(":bitsliced"):
+                points.setdefault(name, []).append((group["size"] ** 2 / 1e6, 1000 * row["median"]))
+    axes.set_title("time by the number of pixels")
+    _draw_lines(axes, points, "million pixels")
+
+
+def _draw_densities(axes: Axes, report: dict[str, Any]) -> None:
+    points: dict[str, list[tuple[float, float]]] = {}
+    for group in report["groups"]:
+        if group["section"] == "density":
+            for name, row in group["rows"].items():
+                point = (100 * row["density"], 1000 * row["median"])
+                points.setdefault(name.partition("@")[0], []).append(point)
+    size = report["config"]["size"]
+    axes.set_title(f"time by the share of non-zero weights, {size}x{size}")
+    _draw_lines(axes, points, "non-zero weights in per cent")
+
+
+def _draw_lines(axes: Axes, points: dict[str, list[tuple[float, float]]], label: str) -> None:
+    if not points:
+        axes.set_axis_off()
+        return
+    for colour, (name, pairs) in zip(_LINES, points.items(), strict=False):
+        x, y = np.array(sorted(pairs)).T
+        text = name
+        if len(x) > 2:
+            slope, start = np.polyfit(x, y, 1)
+            ends = np.array([0, x[-1]])
+            axes.plot(ends, start + slope * ends, color=colour, linewidth=1)
+            text = f"{name}: {start:.3g} + {slope:.3g} x"
+        axes.plot(x, y, "o", color=colour, label=text)
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(label)
+    axes.set_ylabel("milliseconds")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left", fontsize=9)
+
+
+def _finish_bars(axes: Axes, names: list[str], label: str) -> None:
+    axes.set_yticks(np.arange(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    left, right = axes.get_xlim()
+    axes.set_xlim(left, right * (right / left) ** 0.15)  # room for the numbers
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(label)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def _colours(names: list[str]) -> list[str]:
+    return [_OURS if name.endswith(":bitsliced") else _OTHERS for name in names]
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

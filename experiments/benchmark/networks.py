@@ -1,0 +1,213 @@
+"""The networks that are timed: trained ones that were given, random ones otherwise."""
+
+import dataclasses
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmark.config import NetworkOptions
+from mbu_jax.errors import InputError
+from mbu_jax.inference import pack
+from mbu_jax.layers import QuantizationOptions
+from mbu_jax.packing import PackedUNet
+from mbu_jax.saving import load_packed
+from mbu_jax.train.checkpoints import load_run
+from mbu_jax.train.rundir import RunDirectory
+from mbu_jax.train.state import Network, Tree
+from mbu_jax.unet import UNet, UNetConfig
+
+_DEFAULT_WIDTH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class FloatNetwork:
+    """The full-precision network.
+
+    Attributes:
+      network: its structure.
+      params: parameters.
+      stats: BatchNorm statistics.
+      source: where the weights are from.
+    """
+
+    network: Network
+    params: Tree
+    stats: Tree
+    source: str
+
+    @property
+    def model(self) -> UNet:
+        """The model in evaluation mode."""
+        return self.network.model(self.params, self.stats)
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedNetwork:
+    """A packed network, and the model that it came from where there is one.
+
+    Attributes:
+      packed: the network.
+      model: the model in evaluation mode, or None.
+      source: where the weights are from.
+    """
+
+    packed: PackedUNet
+    model: UNet | None
+    source: str
+
+    @property
+    def density(self) -> float:
+        """Share of non-zeros among the weights of all packed convolutions."""
+        convs = [self.packed.convs[name] for name in self.packed.conv_names]
+        weights = [np.prod(conv.positive.shape[:3]) * conv.in_channels for conv in convs]
+        nonzeros = [conv.density * n for conv, n in zip(convs, weights, strict=True)]
+        return float(sum(nonzeros) / sum(weights))
+
+
+class Networks:
+    """Finds or draws networks by name, all of the same width, channels and classes.
+
+    Args:
+      options: which trained networks there are.
+
+    Raises:
+      InputError: for a file that is none, or networks that do not go together.
+    """
+
+    def __init__(self, options: NetworkOptions) -> None:
+        self._options = options
+        self._float = None if options.run is None else _trained(options.run)
+        self._packed: dict[str, PackedNetwork] = {}
+        for path in options.packed:
+            network = _given(path)
+            name = network_name(network.packed.config)
+            if name in self._packed:
+                raise InputError(f"--packed names two {name} networks; give one of each kind")
+            self._packed[name] = network
+        configs = [network.packed.config for network in self._packed.values()]
+        if self._float is not None:
+            configs.append(self._float.network.config)
+        self._sizes = _common_sizes(configs, options.width)
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images."""
+        return self._sizes["in_channels"]
+
+    def full_precision(self) -> FloatNetwork:
+        """Give the float network.
+
+        Returns:
+          The trained one, or one with random weights.
+        """
+        if self._float is None:
+            config = _preset("full_precision", QuantizationOptions(), self._sizes)
+            self._float = FloatNetwork(*Network.create(config, seed=0), source="random weights")
+        return self._float
+
+    def packed(self, name: str, density: float | None = None) -> PackedNetwork:
+        """Give a packed network.
+
+        Args:
+          name: ``binary``, ``all_masked`` or ``mbu``, with ``-2bit`` behind for two-bit
+            activations.
+          density: share of non-zeros of masked weights, random whatever was trained; by default
+            the trained network, or the configured density.
+
+        Returns:
+          The network.
+        """
+        if density is None and name in self._packed:
+            return self._packed[name]
+        wanted = self._options.density if density is None else density
+        preset, _, two = name.partition("-")
+        quantization = QuantizationOptions(activation_bits=2 if two else 1)
+        config = _preset(preset, quantization, self._sizes)
+        network, params, stats = Network.create(config, seed=0)
+        params = _redrawn(network, params, wanted)
+        model = network.model(params, stats)
+        masked = "" if preset == "binary" else f", {100 * wanted:g} % non-zero where masked"
+        return PackedNetwork(pack(model), model, f"random weights{masked}")
+
+
+def network_name(config: UNetConfig) -> str:
+    """Name the kind of a packed network.
+
+    Args:
+      config: of the network.
+
+    Returns:
+      ``binary``, ``all_masked`` or ``mbu`` (a mixture), with ``-2bit`` behind for two-bit
+      activations.
+
+    Example:
+      >>> network_name(UNetConfig.preset("binary"))
+      'binary'
+    """
+    alone = config.precisions[0] if len(set(config.precisions)) == 1 else ""
+    name = {"binary": "binary", "masked": "all_masked"}.get(alone, "mbu")
+    return name + ("-2bit" if config.quantization.activation_bits == 2 else "")
+
+
+def _preset(name: str, quantization: QuantizationOptions, sizes: dict[str, Any]) -> UNetConfig:
+    return UNetConfig.preset(
+        name,  # pyrefly: ignore[bad-argument-type]  (checked there)
+        quantization=quantization,
+        **sizes,
+    )
+
+
+def _trained(run: Path) -> FloatNetwork:
+    network, params, stats, _ = load_run(run)
+    if network.config.quantization.activation_bits < 32:
+        raise InputError(
+            f"--run {run} is no full_precision network; give its model with --packed, or train "
+            "with --network full_precision"
+        )
+    return FloatNetwork(network, params, stats, source=str(run))
+
+
+def _given(path: Path) -> PackedNetwork:
+    if not path.is_dir():
+        return PackedNetwork(load_packed(path), None, str(path))
+    packed = load_packed(RunDirectory(path).model)
+    network, params, stats, _ = load_run(path)
+    return PackedNetwork(packed, network.model(params, stats), str(path))
+
+
+def _common_sizes(configs: Iterable[UNetConfig], width: int | None) -> dict[str, int]:
+    default = {"width": width or _DEFAULT_WIDTH, "in_channels": 3, "classes": 1}
+    found = [{name: getattr(config, name) for name in default} for config in configs] or [default]
+    if any(sizes != found[0] for sizes in found):
+        raise InputError(
+            "the networks of --run and --packed differ in width, channels or classes, so their "
+            "times cannot be compared; give networks of one shape"
+        )
+    if width not in (None, found[0]["width"]):
+        raise InputError(
+            f"--width is {width} but the networks given have {found[0]['width']}; leave it out"
+        )
+    if found[0]["in_channels"] not in (1, 3):
+        raise InputError(
+            f"the networks given take images of {found[0]['in_channels']} channels; pictures have "
+            "1 or 3"
+        )
+    return found[0]
+
+
+def _redrawn(network: Network, params: Tree, density: float) -> Tree:
+    """Latent weights so that this share of them lies beyond the ternarizer's threshold of 0.5."""
+    spread = 0.5 / statistics.NormalDist().inv_cdf(1 - density / 2)
+    rng = np.random.default_rng(0)
+
+    def draw(leaf: Any, is_latent: bool) -> Any:
+        if not is_latent:
+            return leaf
+        return jnp.asarray(rng.normal(scale=spread, size=leaf.shape), jnp.float32)
+
+    return jax.tree.map(draw, params, network.latent_mask(params))

@@ -1,0 +1,99 @@
+"""The report as tables for a terminal."""
+
+from collections.abc import Sequence
+from typing import Any
+
+_MEGA = 1e6
+
+
+def tables(report: dict[str, Any]) -> str:
+    """Lay out a report.
+
+    Args:
+      report: of the benchmark.
+
+    Returns:
+      Text, a table for each group.
+    """
+    machine = report["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    lines = [
+        f"{machine['cpu']}, {machine['cores']} cores; bitsliced: {machine['instructions']}",
+        versions,
+    ]
+    for name, facts in report["networks"].items():
+        if "@" not in name:
+            density = "" if "density" not in facts else f", {facts['density']:.1%} non-zero"
+            lines.append(f"{name}: {facts['source']}{density}")
+    for group in report["groups"]:
+        lines += ["", *_group(group)]
+    lines += ["", *_LEGEND]
+    return "\n".join(lines)
+
+
+_LEGEND = (
+    "x ROW: times as fast as that row, the median over rounds. busy: processor time over time.",
+    "load MB, run MB: peak memory while the network is loaded and while it runs, above what the",
+    "process held without it. agrees: with the model, on one image; of a packed network all bits.",
+)
+
+
+def _group(group: dict[str, Any]) -> list[str]:
+    titles = {"latency": "", "density": "Densities: ", "end_to_end": "PNG file to PNG file: "}
+    rounds = len(next(iter(group["rows"].values()))["seconds"])
+    title = (
+        f"{titles[group['section']]}{group['size']}x{group['size']}, batch {group['batch']}, "
+        f"threads {group['threads']}, {rounds} rounds"
+    )
+    first = next(iter(group["rows"].values()))
+    baselines = list(first["speedup"])
+    with_agreement = "agreement" in first
+    header = ["row", "ms", "quartiles", "images/s", *(f"x {name}" for name in baselines)]
+    header += ["busy", "load MB", "run MB", "file MB"]
+    if with_agreement:
+        header.append("agrees")
+    body = []
+    for name, row in group["rows"].items():
+        low, high = row["quartiles"]
+        cells = [name, _ms(row["median"]), f"{_ms(low)}-{_ms(high)}"]
+        cells += [f"{row['images_per_second']:.3g}"]
+        cells += [f"{row['speedup'][name]:.2f}" for name in baselines]
+        cells += [f"{row['busy_threads']:.2f}"]
+        cells += [
+            _megabytes(row[f"{kind}_bytes"])
+            for kind in ("loading_memory", "running_memory", "model")
+        ]
+        if with_agreement:
+            cells.append(_agreement(row["agreement"]))
+        body.append(cells)
+    return [title, *_aligned(header, body)]
+
+
+def _aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Columns of equal width, the first to the left."""
+    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in (header, *body)
+    ]
+
+
+def _ms(seconds: float) -> str:
+    ms = 1000 * seconds
+    return f"{ms:.0f}" if ms >= 100 else f"{ms:.1f}" if ms >= 10 else f"{ms:.2f}"
+
+
+def _megabytes(count: int | None) -> str:
+    return "?" if count is None else f"{count / _MEGA:.1f}"
+
+
+def _agreement(found: dict[str, Any]) -> str:
+    if "different_logits" in found:
+        if not found["different_logits"]:
+            return "bit for bit"
+        return f"{found['different_logits']} logits differ"
+    share = 1 - found["different_pixels"] / found["pixels"]
+    return f"{share:.2%} of pixels"
