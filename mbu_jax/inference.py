@@ -6,6 +6,7 @@ evaluation mode, bit for bit.
 
 import functools
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from mbu_jax.architecture import padded_size
 from mbu_jax.errors import InputError
-from mbu_jax.layers import Conv3x3, NormActivation, Up, UpConv2x2
+from mbu_jax.images import image_to_levels
+from mbu_jax.layers import Conv3x3, NormActivation, Stem, Up, UpConv2x2
 from mbu_jax.ops.bitsliced import library
 from mbu_jax.ops.layouts import ChannelPacked, Layout, PixelPacked
 from mbu_jax.packing import (
@@ -26,8 +28,8 @@ from mbu_jax.packing import (
     PackedUNet,
     unet_template,
 )
-from mbu_jax.thresholds import INT_MAX
-from mbu_jax.unet import UNet, image_to_float
+from mbu_jax.thresholds import INT_MAX, round_image_weights
+from mbu_jax.unet import UNet
 
 
 def pack(model: UNet) -> PackedUNet:
@@ -60,17 +62,23 @@ def pack(model: UNet) -> PackedUNet:
     for name, wanted in template.convs.items():
         conv, norm = _modules(model, name)
         convs[name] = _pack_conv(conv, norm, wanted)
-    stem, head = model.stem, model.head
     return PackedUNet(
         config=model.config,
-        stem=PackedStem(
-            weight=jnp.asarray(stem.conv1.weight[...], jnp.float32),
-            theta=stem.norm1.theta[...],
-            sign=stem.norm1.sign[...],
-        ),
+        stem=_pack_stem(model.stem),
         convs=convs,
-        head=PackedHead(weight=head.exact_weight[...], bias=head.exact_bias[...]),
+        head=PackedHead(weight=model.head.exact_weight[...], bias=model.head.exact_bias[...]),
     ).validate()
+
+
+def _pack_stem(stem: Stem) -> PackedStem:
+    weight, step = round_image_weights(stem.conv1.weight[...])
+    norm = stem.norm1
+    # The model compares multiples of `step` with theta; the quotient is exact.
+    theta = np.ceil(np.asarray(norm.theta[...], np.float64) / step)
+    return PackedStem(
+        weight=jnp.asarray(weight * np.asarray(norm.sign[...], np.int16)),
+        theta=jnp.asarray(np.clip(theta, -INT_MAX, INT_MAX).astype(np.int32)),
+    )
 
 
 def _modules(model: UNet, name: str) -> tuple[Conv3x3 | UpConv2x2, NormActivation]:
@@ -117,7 +125,8 @@ def infer(params: PackedUNet, images: Array, *, implementation: str | None = Non
 
     Args:
       params: from `pack` or a file.
-      images: [B, H, W, C] or [H, W, C], float32 in [0, 1] or uint8; any H and W.
+      images: [B, H, W, C] or [H, W, C], float32 in [0, 1] or uint8; any H and W. They have 256
+        levels, to which floats are rounded, see `mbu_jax.images.image_to_levels`.
       implementation: name of the engine of the convolutions, or None for the best that the device
         has.
 
@@ -168,7 +177,7 @@ def _segment(
         raise InputError(
             f"images have shape {images.shape}; give [B, H, W, {channels}] or [H, W, {channels}]"
         )
-    x = image_to_float(images if images.ndim == 4 else images[None])
+    x = image_to_levels(_without_derivative(images if images.ndim == 4 else images[None]))
     _, height, width, _ = x.shape
     padded_height, padded_width = padded_size(height, width)
     border = ((0, 0), (0, padded_height - height), (0, padded_width - width), (0, 0))
@@ -176,6 +185,18 @@ def _segment(
     logits, kept = _run(params, x, implementation, keep)
     logits = logits[:, :height, :width]
     return logits if images.ndim == 4 else logits[0], kept
+
+
+@jax.custom_jvp
+def _without_derivative(images: Array) -> Array:
+    return images
+
+
+@_without_derivative.defjvp
+def _refuse_derivative(*_: Any) -> Any:
+    raise InputError(
+        "the packed network has no derivative; train with the model (UNet) and pack it afterwards"
+    )
 
 
 def _run(

@@ -28,7 +28,7 @@ from mbu_jax.packing import PackedUNet, unet_template
 from mbu_jax.unet import UNetConfig
 
 FORMAT = "mbu_jax packed U-Net"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # One entry, because the library writes several in an order that differs from run to run.
 _METADATA_KEY = "mbu_jax"
@@ -36,7 +36,7 @@ _LENGTH_BYTES = 8
 _LARGEST_HEADER = 2**16  # ours takes about 10 kB
 _MOST_DIGITS = 18
 _LONGEST_REASON = 300
-_DTYPE_NAMES = {"uint32": "U32", "int32": "I32", "float32": "F32"}
+_DTYPE_NAMES = {"uint32": "U32", "int16": "I16", "int32": "I32", "float32": "F32"}
 
 
 def save_packed(
@@ -60,8 +60,7 @@ def save_packed(
       >>> zeros = jax.tree.map(
       ...     lambda spec: np.zeros(spec.shape, spec.dtype), unet_template(UNetConfig(width=4))
       ... )
-      >>> stem = dataclasses.replace(zeros.stem, sign=np.ones(4, np.float32))
-      >>> save_packed("model.safetensors", dataclasses.replace(zeros, stem=stem))
+      >>> save_packed("model.safetensors", zeros)
       >>> load_packed("model.safetensors").config == zeros.config
       True
     """
@@ -167,10 +166,7 @@ def _read_metadata(metadata: Any) -> tuple[UNetConfig, str]:
         raise InputError(f"its format is {about.get('format')!r}, not {FORMAT!r}")
     version = about.get("version")
     if version != FORMAT_VERSION or isinstance(version, bool):
-        raise InputError(
-            f"its format version is {version!r}; this mbu_jax reads {FORMAT_VERSION}, a newer one "
-            "may read it"
-        )
+        raise InputError(f"its format version is {version!r}; this mbu_jax reads {FORMAT_VERSION}")
     config: Any = about.get("config")
     return UNetConfig.from_dict(config), str(about.get("sha256"))
 

@@ -280,7 +280,8 @@ def _packed_layers(
             choice = operation.choose(platform, implementation)
         else:
             density = np.count_nonzero(np.asarray(layer.weight)) / layer.weight.size
-            choice = operation.choose(platform)
+            names = [engine.name for engine in operation.engines]
+            choice = operation.choose(platform, implementation if implementation in names else None)
         yield _layer(
             name,
             shape,

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 INT_MAX = 2**31 - 1
 _FLOAT_MAX = np.finfo(np.float32).max
+_FLOAT_TINY = np.finfo(np.float32).tiny  # the smallest normal number
 
 _CUTS = {1: (0.0,), 2: (-2.0, 0.0, 2.0)}  # where `quantize_activation` changes level
 
@@ -43,11 +44,12 @@ def fold_batch_norm(
     epsilon: float,
     bits: int = 1,
     integer: bool = True,
+    factor: float = 1.0,
 ) -> Thresholds:
     """Thresholds equivalent to BatchNorm (running statistics) and activation.
 
     ``scale (y - mean) / sqrt(var + epsilon) + bias >= cut`` solved for y in float64, then
-    rounded up to the next value that an accumulator can have.
+    rounded up to the next value that an accumulator can have: an integer, or a normal float32.
 
     Args:
       scale: [C] BatchNorm's gamma; 0 makes the channel constant.
@@ -57,7 +59,9 @@ def fold_batch_norm(
       epsilon: BatchNorm's epsilon.
       bits: activation bits, 1 or 2.
       integer: whether accumulators are integers (quantized weights on quantized activations)
-        or float32 (the full-precision stem).
+        or float32.
+      factor: what the statistics' accumulators are multiplied by to give those that are compared,
+        above 0.
 
     Returns:
       The thresholds.
@@ -77,7 +81,7 @@ def fold_batch_norm(
     cuts = np.asarray(_CUTS[bits])[:, None]
     sign = np.where(gamma < 0, -1.0, 1.0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        tau = sign * (mu + (cuts - beta) * np.sqrt(sigma2 + epsilon) / gamma)
+        tau = factor * sign * (mu + (cuts - beta) * np.sqrt(sigma2 + epsilon) / gamma)
     tau = np.where(gamma == 0, np.where(beta >= cuts, -np.inf, np.inf), tau)
     if integer:
         theta = np.clip(np.ceil(tau), -INT_MAX, INT_MAX).astype(np.int32)
@@ -87,6 +91,9 @@ def fold_batch_norm(
         with np.errstate(over="ignore", under="ignore"):  # the largest has no next
             above = np.nextafter(nearest, np.float32(np.inf))
         theta = np.where(nearest < clipped, above, nearest)
+        # Compiled programs take what lies between for 0.
+        theta = np.where((theta > 0) & (theta < _FLOAT_TINY), _FLOAT_TINY, theta)
+        theta = np.where((theta < 0) & (theta > -_FLOAT_TINY), np.float32(0), theta)
     return Thresholds(theta, sign.astype(np.float32))
 
 
@@ -124,3 +131,40 @@ def round_for_exact_sums(
     return (np.rint(w / step) * step).astype(np.float32), (np.rint(b / step) * step).astype(
         np.float32
     )
+
+
+_IMAGE_BITS = 15  # of the sum of an output's magnitudes, so that each fits an int16
+
+
+def round_image_weights(weight: ArrayLike) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
+    """Round the weights on an image so that their sums over its levels are exact in float32.
+
+    Each output's weights become integers times one power of two. The integers' magnitudes sum to
+    less than 2^15, so sums over 2 level - 255 stay below 2^23, exact in float32 as in int32.
+
+    Args:
+      weight: [..., K] weights, K outputs.
+
+    Returns:
+      Integers of the same shape, and what they are multiples of, [K]. Weights move by at most
+      2^-14 of the sum of an output's magnitudes.
+
+    Raises:
+      ValueError: where a value is not finite, or so large that sums would not be.
+
+    Example:
+      >>> integers, step = round_image_weights([[1.0], [-1 / 3]])
+      >>> integers.ravel().tolist(), float(step[0]) == 2.0**-14
+      ([16384, -5461], True)
+    """
+    w = np.asarray(weight, np.float64)
+    if not (np.abs(w) < 1e30).all():
+        raise ValueError("the stem's weights hold a value that is not finite, or beyond 1e30")
+    terms = w[..., 0].size
+    if terms > 2**_IMAGE_BITS // 2:
+        raise ValueError(f"the stem sums {terms} products; give images of fewer channels")
+    total = np.abs(w).reshape(terms, -1).sum(axis=0)
+    largest = 2**_IMAGE_BITS - 1 - terms / 2  # rounding adds at most half a step to each
+    _, exponent = np.frexp(total / largest)  # total / largest < 2^exponent
+    step = np.ldexp(1.0, np.maximum(exponent, np.finfo(np.float32).minexp))
+    return np.rint(w / step).astype(np.int16), step

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self, get_args
 
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
 
 from mbu_jax.architecture import LAYER_NAMES, padded_size, unet_layers
 from mbu_jax.convolution import max_pool2x2
 from mbu_jax.errors import InputError
+from mbu_jax.images import check_image_dtype
 from mbu_jax.layers import (
     DoubleConv,
     Folding,
@@ -294,7 +294,9 @@ class UNet(nnx.Module):
 
         Args:
           images: [B, H, W, C] or [H, W, C], float32 in [0, 1] or uint8; any H and W. They are
-            padded at the bottom and right by repeating the edge, and the result is cropped.
+            padded at the bottom and right by repeating the edge, and the result is cropped. In
+            evaluation mode a quantized network sees 256 levels, see
+            `mbu_jax.images.image_to_levels`.
 
         Returns:
           Float32 logits of shape [B, H, W, classes] or [H, W, classes].
@@ -309,16 +311,15 @@ class UNet(nnx.Module):
                 f"images have shape {images.shape}; give [B, H, W, {self.config.in_channels}] "
                 f"or [H, W, {self.config.in_channels}]"
             )
-        x = image_to_float(images)
-        _, height, width, _ = x.shape
+        check_image_dtype(images)
+        _, height, width, _ = images.shape
         padded_height, padded_width = padded_size(height, width)
         border = ((0, 0), (0, padded_height - height), (0, padded_width - width), (0, 0))
-        x = jnp.pad(x, border, mode="edge")
-        logits = self._padded(x)
+        logits = self._padded(jnp.pad(images, border, mode="edge"))
         return logits[:, :height, :width]
 
-    def _padded(self, x: Array) -> Array:
-        full = self.stem(2 * x - 1)
+    def _padded(self, images: Array) -> Array:
+        full = self.stem(images)
         half = self.down_c1(max_pool2x2(full))
         quarter = self.down_c2(max_pool2x2(half))
         eighth = self.down_c3(max_pool2x2(quarter))
@@ -328,28 +329,3 @@ class UNet(nnx.Module):
         y = self.up_c3(jnp.concatenate([half, self.up_ct3(y)], axis=-1))
         y = self.up_c4(jnp.concatenate([full, self.up_ct4(y)], axis=-1))
         return self.head(y)
-
-
-def image_to_float(images: Array) -> Array:
-    """Images as float32 in [0, 1].
-
-    Args:
-      images: array of any shape, uint8 (divided by 255) or floating (taken as it is).
-
-    Returns:
-      Float32 array of the same shape.
-
-    Raises:
-      InputError: for any other dtype.
-
-    Example:
-      >>> image_to_float(jnp.array([255], jnp.uint8)).tolist()
-      [1.0]
-    """
-    if images.dtype == jnp.uint8:
-        # A table, because compilers multiply by 1/255 and miss NumPy's quotients by a rounding.
-        table = jnp.asarray(np.arange(256, dtype=np.float32) / np.float32(255))
-        return table.at[images].get(mode="promise_in_bounds")
-    if jnp.issubdtype(images.dtype, jnp.floating):
-        return images.astype(jnp.float32)
-    raise InputError(f"images have dtype {images.dtype}; give uint8, or float32 in [0, 1]")

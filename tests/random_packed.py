@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from mbu_jax.packing import PackedConv, PackedHead, PackedStem, PackedUNet, unet_template
@@ -43,13 +42,13 @@ def random_packed(config: UNetConfig, *, density: float = 0.3, seed: int = 0) ->
     def normal(spec: Any) -> Any:
         return (np.rint(rng.normal(size=spec.shape) * 64) / 64).astype(np.float32)
 
-    stem_steps: Any = np.multiply.outer(steps, np.ones(config.width)).astype(np.float32)
+    stem_weight: Any = np.rint(rng.normal(size=template.stem.weight.shape) * 100)
+    stem_middle = rng.normal(size=config.width) * 9e4
     return PackedUNet(
         config=config,
         stem=PackedStem(
-            weight=normal(template.stem.weight),
-            theta=normal(template.stem.sign)[None] + stem_steps,
-            sign=jnp.asarray(rng.choice(np.array([-1, 1], np.float32), config.width)),
+            weight=stem_weight.astype(np.int16),
+            theta=np.rint(stem_middle + 9e4 * steps[:, None]).astype(np.int32),
         ),
         convs={name: conv(spec) for name, spec in template.convs.items()},
         head=PackedHead(weight=normal(template.head.weight), bias=normal(template.head.bias)),

@@ -12,11 +12,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mbu_jax.quantizers import quantize_activation
-from mbu_jax.thresholds import INT_MAX, Thresholds, fold_batch_norm, round_for_exact_sums
+from mbu_jax.thresholds import (
+    INT_MAX,
+    Thresholds,
+    fold_batch_norm,
+    round_for_exact_sums,
+    round_image_weights,
+)
 from tests.oracles.batch_norm import CUTS, activations, reaches
 
 LARGEST_SUM = 2**24 - 1
 FLOAT_MAX = float(np.finfo(np.float32).max)
+TINY = 2.0**-126
 
 
 class Channel(NamedTuple):
@@ -130,7 +137,10 @@ def test_float_theta_is_the_smallest_float32_that_passes(
             continue
         exact, error = tau(channel, cut, epsilon)
         exact *= int(sign[0])
-        if level == -np.float32(FLOAT_MAX):
+        if abs(exact) <= Decimal(TINY) + error:
+            assert abs(level) in (0, np.float32(TINY))
+            assert exact - error <= Decimal(float(level)) <= exact + error + Decimal(TINY)
+        elif level == -np.float32(FLOAT_MAX):
             assert exact <= Decimal(-FLOAT_MAX) * Decimal("0.9999999")
         elif exact > Decimal(FLOAT_MAX):
             assert level == np.float32(FLOAT_MAX)
@@ -150,6 +160,25 @@ def test_float_theta_of_an_exact_tau(gamma: float) -> None:
     above = fold(Channel(gamma, 0, between, 1), epsilon=1e-5, integer=False).theta[0, 0]
     assert float(above) > sign * between
     assert float(np.nextafter(above, np.float32(-1))) < sign * between
+
+
+@pytest.mark.parametrize("tau", [1e-40, -1e-40, 1e-45, -1.1e-38])
+def test_a_float_theta_is_0_or_a_normal_number(tau: float) -> None:
+    theta = fold(Channel(1, 0, tau, 1), epsilon=0.0, integer=False).theta[0, 0]
+    assert theta == (np.float32(TINY) if tau > 0 else 0)
+
+
+@settings(deadline=None)
+@given(channel=channels, bits=st.sampled_from([1, 2]))
+def test_a_factor_enlarges_the_accumulators(channel: Channel, bits: int) -> None:
+    """As if 255 times each had been seen: mean and deviation grow alike."""
+    assume(0 < channel.var < 1e200 and abs(channel.mean) < 1e100)
+    seen = channel._replace(mean=255 * channel.mean, var=255**2 * channel.var)
+    larger = fold(seen, epsilon=0.0, bits=bits)
+    once = fold(channel, epsilon=0.0, bits=bits, factor=255.0)
+    np.testing.assert_array_equal(once.sign, larger.sign)
+    # Rounding may put a tau that is all but an integer on either side of it.
+    assert (np.abs(once.theta.astype(float) - larger.theta) <= 1 + 1e-9 * np.abs(once.theta)).all()
 
 
 def test_channels_are_folded_side_by_side() -> None:
@@ -223,3 +252,26 @@ def test_a_head_that_is_not_finite_is_refused(bad: float) -> None:
     for weight, bias in (([[bad]], [0.0]), ([[0.0]], [bad])):
         with pytest.raises(ValueError, match="not finite"):
             round_for_exact_sums(weight, bias, largest=1)
+
+
+image_weights = st.floats(-(2.0**60), 2.0**60, width=32) | st.floats(-2, 2, width=32)
+
+
+@given(st.lists(image_weights, min_size=1, max_size=45))
+def test_image_weights_become_small_integers(weight: list[float]) -> None:
+    integers, step = round_image_weights(np.array(weight)[:, None])
+    assert (integers.dtype, step.shape) == (np.int16, (1,))
+    assert np.abs(integers.astype(int)).sum() < 2**15
+    assert np.frexp(step[0])[0] == 0.5
+    total = sum(abs(Fraction(w)) for w in weight)
+    for integer, w in zip(integers[:, 0], weight, strict=True):
+        moved = abs(int(integer) * Fraction(float(step[0])) - Fraction(w))
+        assert moved <= max(total / 2**14, Fraction(2) ** -126)
+
+
+def test_image_weights_that_make_no_sense_are_refused() -> None:
+    for bad in (np.nan, np.inf, -1e31):
+        with pytest.raises(ValueError, match="stem's weights"):
+            round_image_weights([[bad], [1.0]])
+    with pytest.raises(ValueError, match="fewer channels"):
+        round_image_weights(np.zeros((2**14 + 1, 1)))

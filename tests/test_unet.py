@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from fractions import Fraction
 from functools import cache
 from typing import Any
 
@@ -15,7 +16,7 @@ from jax import Array
 from mbu_jax.architecture import LAYER_NAMES
 from mbu_jax.errors import InputError
 from mbu_jax.layers import LatentWeight, NormActivation
-from mbu_jax.unet import UNet, UNetConfig, image_to_float
+from mbu_jax.unet import UNet, UNetConfig
 from tests.oracles import batch_norm, convolution, levels
 from tests.oracles.network import EPSILON
 from tests.unet_models import (
@@ -230,13 +231,6 @@ def test_kinds_of_input_agree() -> None:
             model(bad)
 
 
-def test_image_to_float() -> None:
-    every_byte = np.arange(256, dtype=np.uint8)
-    got = image_to_float(jnp.asarray(every_byte))
-    np.testing.assert_array_equal(got, every_byte.astype(np.float32) / np.float32(255))
-    assert image_to_float(jnp.ones(2, jnp.bfloat16)).dtype == jnp.float32
-
-
 def test_evaluation_uses_thresholds_of_the_moment() -> None:
     model = random_model(CONFIGS["one bit"])
     norms = [m for _, m in nnx.iter_modules(model) if isinstance(m, NormActivation)]
@@ -246,14 +240,21 @@ def test_evaluation_uses_thresholds_of_the_moment() -> None:
     assert all(norm.use_running_average for norm in norms)
     for norm in norms:
         statistics = (norm.norm.scale, norm.norm.bias, norm.norm.mean, norm.norm.var)
-        gamma, beta, mean, var = (np.asarray(v[...]) for v in statistics if v is not None)
+        gamma, beta, mean, var = (
+            np.asarray(v[...], np.float64) for v in statistics if v is not None
+        )
+        mean, var, epsilon = (
+            norm.factor * mean,
+            norm.factor**2 * var,
+            Fraction(norm.factor) ** 2 * Fraction(EPSILON),
+        )
         theta, sign = np.asarray(norm.theta[0]), np.asarray(norm.sign[...])
         reachable = np.abs(theta) < 2**20
         assert reachable.any()
         theta = np.where(reachable, theta, 0)  # constant channels
         below = theta - 1 if norm.integer else np.nextafter(theta, np.float32(-np.inf))
         y = sign * np.stack([theta, below])
-        passes = batch_norm.activations(y, gamma, beta, mean, var, EPSILON, bits=1)
+        passes = batch_norm.activations(y, gamma, beta, mean, var, epsilon, bits=1)
         assert (passes[0, reachable] == 1).all()
         assert (passes[1, reachable] == -1).all()
     model.train()

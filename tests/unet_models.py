@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mbu_jax.architecture import LAYER_NAMES
 from mbu_jax.convolution import max_pool2x2
 from mbu_jax.layers import LatentWeight, NormActivation, QuantizationOptions
-from mbu_jax.unet import UNet, UNetConfig, image_to_float
+from mbu_jax.unet import UNet, UNetConfig
 from tests.oracles.network import UNetOracle
 
 # Each of the seven precisions on some pair of 3x3 convolutions and on some transposed one.
@@ -94,7 +94,9 @@ def random_model(config: UNetConfig, seed: int = 0) -> UNet:
 
 def random_images(config: UNetConfig, *shape: int, seed: int = 0) -> NDArray:
     size = (*shape, config.in_channels)
-    return (np.random.default_rng(seed).integers(0, 65, size) / 64).astype(np.float32)
+    """Multiples of 1/64 for the float network, of 1/255 for those that see 256 levels."""
+    most = 64 if config.quantization.activation_bits == 32 else 255
+    return (np.random.default_rng(seed).integers(0, most + 1, size) / most).astype(np.float32)
 
 
 def part_by_part(model: UNet, images: Array) -> dict[str, Array]:
@@ -117,7 +119,7 @@ def part_by_part(model: UNet, images: Array) -> dict[str, Array]:
         seen[f"{name}.norm"] = x = block.norm(y)
         return x
 
-    skips = [double_conv("stem", 2 * image_to_float(images) - 1)]
+    skips = [double_conv("stem", images)]
     for name in ("down_c1", "down_c2", "down_c3", "down_c4"):
         skips.append(double_conv(name, max_pool2x2(skips[-1])))
     y = skips.pop()

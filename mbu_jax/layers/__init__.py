@@ -20,7 +20,7 @@ from mbu_jax.layers.latent_weights import (
     quantize_weight,
 )
 from mbu_jax.layers.norm_activation import NormActivation
-from mbu_jax.layers.stem import Stem
+from mbu_jax.layers.stem import ImageConv3x3, Stem
 
 __all__ = [
     "Conv3x3",
@@ -28,6 +28,7 @@ __all__ = [
     "Folded",
     "Folding",
     "Head",
+    "ImageConv3x3",
     "LatentWeight",
     "NormActivation",
     "Precision",

@@ -18,6 +18,7 @@ class NormActivation(Folding):
       channels: C.
       options: quantization; ``activation_bits=32`` gives ReLU and no folding.
       integer: whether the input is the integer accumulator of a quantized convolution.
+      factor: how many times larger than in training the input is in evaluation.
       rngs: NNX random keys.
 
     Example:
@@ -27,7 +28,13 @@ class NormActivation(Folding):
     """
 
     def __init__(
-        self, channels: int, options: QuantizationOptions, *, integer: bool, rngs: nnx.Rngs
+        self,
+        channels: int,
+        options: QuantizationOptions,
+        *,
+        integer: bool,
+        factor: float = 1.0,
+        rngs: nnx.Rngs,
     ):
         super().__init__(options)
         bits = options.activation_bits
@@ -42,6 +49,7 @@ class NormActivation(Folding):
             rngs=rngs,
         )
         self.integer = integer
+        self.factor = factor
         if bits < 32:
             self.theta = Folded(jnp.zeros((2**bits - 1, channels), jnp.float32))
             self.sign = Folded(jnp.ones((channels,), jnp.float32))
@@ -55,6 +63,7 @@ class NormActivation(Folding):
             epsilon=norm.epsilon,
             bits=self.options.activation_bits,
             integer=self.integer,
+            factor=self.factor,
         )
         # Float32 holds every integer that an accumulator can reach; larger ones stay larger.
         self.theta[...] = jnp.asarray(folded.theta, jnp.float32)

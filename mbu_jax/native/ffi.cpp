@@ -184,6 +184,25 @@ ffi::Error run_conv(ffi::ThreadPool pool, ConvState* state, Words first, Words s
   }
 }
 
+ffi::Error run_stem(ffi::ThreadPool threads, ffi::Buffer<ffi::U8> x, ffi::Buffer<ffi::S16> weight,
+                    ffi::Buffer<ffi::S32> theta, ffi::Result<Words> out) {
+  const auto d = x.dimensions(), w = weight.dimensions(), t = theta.dimensions();
+  if (d.size() != 4 || w.size() != 4 || t.size() != 2 || !fits({d[0], d[1], d[2], w[3]}) ||
+      d[3] < 1 || d[3] > kMaxStemChannels || (t[0] != 1 && t[0] != 3) ||
+      !has_shape(weight, {3, 3, d[3], w[3]}) || !has_shape(theta, {t[0], w[3]}) ||
+      !has_shape(*out, {d[0], t[0] == 1 ? 1 : 2, w[3], d[1], words_of(d[2])})) {
+    return wrong("a stem's arrays do not fit each other");
+  }
+  if (out->element_count() == 0) return ffi::Error::Success();
+  const Stem stem = {x.typed_data(),         weight.typed_data(),    theta.typed_data(),
+                     static_cast<int>(d[0]), static_cast<int>(d[1]), static_cast<int>(d[2]),
+                     static_cast<int>(d[3]), static_cast<int>(w[3]), t[0] == 1 ? 1 : 2,
+                     out->typed_data()};
+  const Kernels& kernels = best_kernels();
+  return run_tasks(threads, d[0] * ((d[1] + kStemRows - 1) / kStemRows),
+                   [&](int64_t task) { kernels.stem(stem, task); });
+}
+
 ffi::Error run_pool(ffi::ThreadPool threads, Words x, ffi::Result<Words> out, int64_t width) {
   const auto d = x.dimensions();
   if (d.size() != 5 || !fits({d[0], d[1], d[2], d[3], width}) || d[1] < 1 || d[1] > 2 || d[3] % 2 ||
@@ -243,6 +262,13 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(mbu_conv, mbu::run_conv,
                                   .Ret<mbu::Words>()
                                   .Attr<int64_t>("width")
                                   .Attr<bool>("transposed"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(mbu_stem, mbu::run_stem,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::U8>>()
+                                  .Arg<ffi::Buffer<ffi::S16>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Ret<mbu::Words>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     mbu_pool, mbu::run_pool,
     ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<mbu::Words>().Ret<mbu::Words>().Attr<int64_t>(

@@ -90,6 +90,16 @@ struct Conv {
   int parts;  // that the outputs of a tile are shared out in
 };
 
+struct Stem {
+  const uint8_t* x;       // levels [images, height, width, channels]
+  const int16_t* weight;  // [3, 3, channels, outputs]
+  const int32_t* theta;   // [1 or 3, outputs]
+  int images, height, width, channels, outputs, planes;
+  uint32_t* out;
+};
+constexpr int kStemRows = 8;  // in one task
+constexpr int kMaxStemChannels = 1 << 11;
+
 struct Pool {
   const uint32_t* x;
   int images, planes, channels, height, width;
@@ -108,6 +118,7 @@ struct Head {
 struct Kernels {
   const char* name;
   int vector_bytes;
+  void (*stem)(const Stem&, int64_t task);
   int64_t (*conv_tasks)(const Conv&);
   void (*conv)(const Conv&, int64_t task);
   void (*up_conv)(const Conv&, int64_t task);

@@ -24,6 +24,7 @@ constexpr int kVectorBytes = 16;  // SSE2, NEON, and what compilers make of it e
 constexpr int kVectorWords = kVectorBytes / 4;
 
 typedef uint32_t Bits __attribute__((vector_size(kVectorBytes)));
+typedef int32_t Ints __attribute__((vector_size(kVectorBytes)));
 typedef float Floats __attribute__((vector_size(kVectorBytes)));
 
 template <typename V>
@@ -36,6 +37,34 @@ template <typename V>
 template <typename V>
 [[gnu::always_inline]] inline void store(void* at, V value) {
   std::memcpy(at, &value, sizeof value);
+}
+
+// Adds the products of two pairs of int16 to each sum, modulo 2^32.
+[[gnu::always_inline]] inline Bits add_products(Bits sum, Bits pairs, Bits weights) {
+#if defined(__AVX512F__)
+  return sum + (Bits)_mm512_madd_epi16((__m512i)pairs, (__m512i)weights);
+#elif defined(__AVX2__)
+  return sum + (Bits)_mm256_madd_epi16((__m256i)pairs, (__m256i)weights);
+#else
+  const Ints low = ((Ints)pairs << 16 >> 16) * ((Ints)weights << 16 >> 16);
+  const Ints high = ((Ints)pairs >> 16) * ((Ints)weights >> 16);
+  return sum + (Bits)low + (Bits)high;
+#endif
+}
+
+// A bit a lane: whether it is at least as large, the lowest lane first.
+[[gnu::always_inline]] inline uint32_t lanes_at_least(Bits sum, Bits least) {
+#if defined(__AVX512F__)
+  return _mm512_cmpge_epi32_mask((__m512i)sum, (__m512i)least);
+#elif defined(__AVX2__)
+  const __m256i less = _mm256_cmpgt_epi32((__m256i)least, (__m256i)sum);
+  return ~_mm256_movemask_ps((__m256)less) & 0xff;
+#else
+  const Bits reached = (Bits)((Ints)sum >= (Ints)least);
+  uint32_t lanes = 0;
+  for (int i = 0; i < kVectorWords; ++i) lanes |= (reached[i] & 1) << i;
+  return lanes;
+#endif
 }
 
 // Adds two bits to a counter's lowest bit, which stays; the carry is worth twice as much.

@@ -20,7 +20,6 @@ from mbu_jax.packing import (
     PackedConv,
     PackedHead,
     PackedStem,
-    channels_to_pixels,
     pixels_to_channels,
 )
 
@@ -28,11 +27,11 @@ from mbu_jax.packing import (
 class Layout[A](Protocol):
     """Steps on activations A; a step takes what it needs and nothing of the network."""
 
-    def stem(self, images: Array, layer: PackedStem) -> A:
+    def stem(self, levels: Array, layer: PackedStem) -> A:
         """Convolve images and compare.
 
         Args:
-          images: [B, H, W, C] float32 in [0, 1].
+          levels: [B, H, W, C] uint8.
           layer: weights and thresholds.
 
         Returns:
@@ -110,8 +109,8 @@ class ChannelPacked(Layout[Array]):
         self._implementation = implementation
 
     @override
-    def stem(self, images: Array, layer: PackedStem) -> Array:
-        return stem(images, layer)
+    def stem(self, levels: Array, layer: PackedStem) -> Array:
+        return stem(levels, layer, implementation="xla")
 
     @override
     def conv(self, x: Array, layer: PackedConv) -> Array:
@@ -158,10 +157,9 @@ class PixelPacked(Layout[Planes]):
         self._implementation = implementation
 
     @override
-    def stem(self, images: Array, layer: PackedStem) -> Planes:
-        # Only the same sums in the same order give the model's bits.
-        words = stem(images, layer)
-        return Planes((channels_to_pixels(words, layer.out_channels),), images.shape[2])
+    def stem(self, levels: Array, layer: PackedStem) -> Planes:
+        planes = pixels.STEM(levels, layer, implementation=self._implementation)
+        return Planes((planes,), levels.shape[2])
 
     @override
     def conv(self, x: Planes, layer: PackedConv) -> Planes:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mbu_jax.errors import InputError
-from mbu_jax.packing import PackedConv, word_count
+from mbu_jax.packing import PackedConv, PackedStem, word_count
 
 
 def words_checked(x: Any, name: str) -> tuple[int, int, int, int, int]:
@@ -57,3 +57,25 @@ def conv_shape(x: Any, layer: PackedConv, name: str, *, transposed: bool) -> jax
     scale = 2 if transposed else 1
     shape = (batch, scale * height, scale * width, planes, word_count(layer.out_channels))
     return jax.ShapeDtypeStruct(shape, jnp.uint32)
+
+
+def checked_levels(levels: Any, layer: PackedStem, name: str) -> tuple[int, int, int, int]:
+    """Check that levels are images that a stem takes.
+
+    Args:
+      levels: array or `jax.ShapeDtypeStruct`.
+      layer: the stem.
+      name: of the operation.
+
+    Returns:
+      B, H, W, C.
+
+    Raises:
+      InputError: where they are not uint8 [B, H, W, C].
+    """
+    if levels.dtype != jnp.uint8 or levels.ndim != 4 or levels.shape[3] != layer.in_channels:
+        raise InputError(
+            f"{name} takes images, uint8 [B, H, W, {layer.in_channels}], "
+            f"not {levels.dtype}{list(levels.shape)}"
+        )
+    return levels.shape

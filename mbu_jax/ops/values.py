@@ -68,12 +68,13 @@ def codes_of(y: Array, theta: Array) -> Array:
     """Compare accumulators with thresholds and pack the codes.
 
     Args:
-      y: [B, H, W, K] float32 integers.
+      y: [B, H, W, K] float32 integers, up to a rounding.
       theta: [T, K] int32.
 
     Returns:
       [B, H, W, P, ceil(K/32)] uint32.
     """
-    passed = y.astype(jnp.int32)[..., None, :] >= theta.reshape(1, 1, 1, *theta.shape)
+    # Some GPU convolutions (Winograd) miss integers by a rounding.
+    passed = jnp.round(y).astype(jnp.int32)[..., None, :] >= theta.reshape(1, 1, 1, *theta.shape)
     bits = (theta.shape[0] + 1).bit_length() - 1
     return pack_channels(passed.sum(axis=-2).astype(jnp.uint8), bits)

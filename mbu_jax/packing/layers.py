@@ -81,26 +81,24 @@ def _register(*, static: tuple[str, ...] = ()) -> Any:
 @_register()
 @dataclasses.dataclass(frozen=True)
 class PackedStem(PackedLayer):
-    """The full-precision convolution on the image, and its comparisons.
+    """The convolution on the image, in integers, and its comparisons.
 
-    The code of an activation is ``sum over t of (sign * y >= theta[t])``, y the 3x3 convolution,
-    with zeros outside, of ``2 image - 1``.
+    The code of an activation is ``sum over t of (y >= theta[t])``, y the 3x3 convolution, with
+    zeros outside, of ``2 level - 255``, where levels are the image's, 0 to 255.
 
     Attributes:
-      weight: [3, 3, C, K] float32.
-      theta: [T, K] float32, ascending along the first axis.
-      sign: [K] float32, -1 or 1.
+      weight: [3, 3, C, K] int16; an output's magnitudes sum to less than 2^15, so y is exact in
+        float32 too. A channel whose BatchNorm scale is negative has its weights flipped already.
+      theta: [T, K] int32, ascending along the first axis.
 
     Example:
-      >>> zeros = np.zeros((3, 3, 3, 8), np.float32)
-      >>> stem = PackedStem(zeros, zeros[0, :1, 0], np.ones(8, np.float32))
-      >>> stem.validate().activation_bits
+      >>> weight = np.zeros((3, 3, 3, 8), np.int16)
+      >>> PackedStem(weight, np.zeros((1, 8), np.int32)).validate().activation_bits
       1
     """
 
     weight: Array
     theta: Array
-    sign: Array
 
     @property
     def activation_bits(self) -> int:
@@ -120,13 +118,11 @@ class PackedStem(PackedLayer):
     @override
     def validate(self, name: str = "stem.conv1") -> Self:
         """Check every field, as every layer does."""
-        weight = _host(self.weight, f"{name}.weight", (3, 3, None, None), np.float32)
-        theta = _host(self.theta, f"{name}.theta", (None, weight.shape[3]), np.float32)
-        sign = _host(self.sign, f"{name}.sign", (weight.shape[3],), np.float32)
-        _check_finite(weight, f"{name}.weight")
-        _check_finite(theta, f"{name}.theta")
+        weight = _host(self.weight, f"{name}.weight", (3, 3, None, None), np.int16)
+        theta = _host(self.theta, f"{name}.theta", (None, weight.shape[3]), np.int32)
         _check_thresholds(theta, f"{name}.theta")
-        _require((np.abs(sign) == 1).all(), f"{name}.sign", "must hold -1 and 1 alone")
+        sums = np.abs(weight.astype(np.int64)).sum(axis=(0, 1, 2))
+        _require((sums < 2**15).all(), f"{name}.weight", "must sum to less than 2^15 an output")
         return self
 
 

@@ -133,9 +133,8 @@ def unet_template(config: UNetConfig) -> PackedUNet:
     return PackedUNet(
         config=config,
         stem=PackedStem(
-            weight=_spec(jnp.float32, 3, 3, config.in_channels, config.width),
-            theta=_spec(jnp.float32, levels, config.width),
-            sign=_spec(jnp.float32, config.width),
+            weight=_spec(jnp.int16, 3, 3, config.in_channels, config.width),
+            theta=_spec(jnp.int32, levels, config.width),
         ),
         convs=convs,
         head=PackedHead(

@@ -276,6 +276,70 @@ void check_conv(const Kernels& kernels, const Case& c) {
   }
 }
 
+void check_stem(const Kernels& kernels, int images, int planes, int channels, int outputs,
+                int height, int width) {
+  Exact<uint8_t> x(static_cast<size_t>(images) * height * width * channels);
+  for (size_t i = 0; i < x.size; ++i) x[i] = static_cast<uint8_t>(draw(0, 3) ? draw(0, 255) : 255);
+  Exact<int16_t> weight(static_cast<size_t>(9) * channels * outputs);
+  const int most = chance(0.3) ? INT16_MAX : 999;  // the largest lie alone, or sums would not fit
+  for (size_t i = 0; i < weight.size; ++i)
+    weight[i] = static_cast<int16_t>(most == 999 || chance(0.1) ? draw(-most, most) : 0);
+  std::vector<int64_t> sums;  // [image][row][column][output]
+  for (int image = 0; image < images; ++image) {
+    for (int y = 0; y < height; ++y) {
+      for (int column = 0; column < width; ++column) {
+        for (int k = 0; k < outputs; ++k) {
+          int64_t sum = 0;
+          for (int tap = 0; tap < 9; ++tap) {
+            const int row = y + tap / 3 - 1, at = column + tap % 3 - 1;
+            if (row < 0 || row >= height || at < 0 || at >= width) continue;
+            for (int c = 0; c < channels; ++c) {
+              const size_t pixel = ((static_cast<size_t>(image) * height + row) * width + at);
+              sum += (2 * x[pixel * channels + c] - 255) *
+                     weight[(static_cast<size_t>(tap) * channels + c) * outputs + k];
+            }
+          }
+          sums.push_back(sum);
+        }
+      }
+    }
+  }
+  const int thresholds = (1 << planes) - 1;
+  Exact<int32_t> theta(static_cast<size_t>(thresholds) * outputs);
+  for (int k = 0; k < outputs; ++k) {
+    std::vector<int32_t> chosen;
+    for (int t = 0; t < thresholds; ++t) {
+      const auto seen = static_cast<int32_t>(sums[rng() % (sums.size() / outputs) * outputs + k]);
+      const int32_t choices[] = {seen, seen, seen + 1, seen - 1, INT32_MAX, -INT32_MAX};
+      chosen.push_back(choices[draw(0, 5)]);
+    }
+    std::sort(chosen.begin(), chosen.end());
+    for (int t = 0; t < thresholds; ++t) theta[static_cast<size_t>(t) * outputs + k] = chosen[t];
+  }
+  const int words = words_of(width);
+  std::vector<uint32_t> expected(static_cast<size_t>(images) * planes * outputs * height * words);
+  for (size_t i = 0; i < sums.size(); ++i) {
+    const size_t k = i % outputs, column = i / outputs % width, row = i / outputs / width % height;
+    const size_t image = i / outputs / width / height;
+    int code = 0;
+    for (int t = 0; t < thresholds; ++t) code += sums[i] >= theta[t * outputs + k];
+    for (int p = 0; p < planes; ++p) {
+      if (code >> p & 1)
+        expected[(((image * planes + p) * outputs + k) * height + row) * words + column / 32] |=
+            1u << column % 32;
+    }
+  }
+  Exact<uint32_t> out(expected.size(), ~0u);
+  const Stem stem = {x.data(), weight.data(), theta.data(), images, height,
+                     width,    channels,      outputs,      planes, out.data()};
+  const int64_t tasks = int64_t{images} * ((height + kStemRows - 1) / kStemRows);
+  for (int64_t task = 0; task < tasks; ++task) kernels.stem(stem, task);
+  for (size_t i = 0; i < out.size; ++i, ++compared) {
+    if (out[i] != expected[i])
+      fail(kernels, "stem " + std::to_string(width), "word " + std::to_string(i) + " differs");
+  }
+}
+
 void check_pool(const Kernels& kernels, int images, int planes, int channels, int height,
                 int width) {
   const Activations x(images, planes, channels, height, width);
@@ -385,6 +449,7 @@ void check(const Kernels& kernels, unsigned seed) {
                          kind, densities[draw(0, 4)], chance(0.4), draw(1, 3)});
   }
   for (int i = 0; i < 60; ++i) {
+    check_stem(kernels, draw(1, 2), draw(1, 2), draw(1, 5), draw(1, 6), draw(1, 20), draw(1, 80));
     check_pool(kernels, draw(1, 2), draw(1, 2), draw(1, 4), 2 * draw(1, 4), 2 * draw(1, 90));
     check_head(kernels, draw(1, 2), draw(1, 2), draw(1, 40), draw(1, 3), draw(1, 180), draw(1, 3));
   }

@@ -9,7 +9,7 @@ from jax import Array
 
 from mbu_jax.ops.bitsliced import library, pixels
 from mbu_jax.ops.specs import ConvSpec
-from mbu_jax.packing import PackedConv, PackedHead
+from mbu_jax.packing import PackedConv, PackedHead, PackedStem
 
 SPECS = (
     ConvSpec("binary", (2, 9, 70), (40,), 33, "binary"),
@@ -32,9 +32,23 @@ def arguments() -> Iterator[tuple[tuple[Array, Array], PackedConv, int]]:
         yield (planes, planes[:, :, :0]), layer, width
 
 
+def stems() -> Iterator[tuple[PackedStem, Array]]:
+    """A stem and the levels of images for each number of planes."""
+    rng = np.random.default_rng(0)
+    for planes, size in ((1, (2, 19, 70, 3)), (2, (1, 9, 33, 1))):
+        outputs = 5
+        weight = rng.integers(-1000, 1001, (3, 3, size[-1], outputs)).astype(np.int16)
+        theta = np.sort(rng.normal(0, 2e5, (2**planes - 1, outputs)).astype(np.int32), axis=0)
+        levels = rng.integers(0, 256, size).astype(np.uint8)
+        layer = PackedStem(jnp.asarray(weight), jnp.asarray(theta)).validate()
+        yield layer, jnp.asarray(levels)
+
+
 def digest() -> str:
-    """SHA-256 of convolutions, pools and heads with the library's instructions."""
+    """SHA-256 of stems, convolutions, pools and heads with the library's instructions."""
     seen = hashlib.sha256()
+    for layer, levels in stems():
+        seen.update(np.asarray(pixels.STEM(levels, layer)).tobytes())
     for pair, layer, width in arguments():
         planes = pixels.CONV(pair, layer, width=width)
         seen.update(np.asarray(planes).tobytes())

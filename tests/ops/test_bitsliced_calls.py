@@ -19,7 +19,7 @@ from mbu_jax.ops.bitsliced import library, pixels
 from mbu_jax.ops.bitsliced.engines import split_segments
 from mbu_jax.ops.conv3x3 import arg_specs as conv_specs
 from mbu_jax.ops.up_conv2x2 import arg_specs as up_specs
-from mbu_jax.packing import PackedConv, PackedHead, valid_bits
+from mbu_jax.packing import PackedConv, PackedHead, PackedStem, valid_bits
 from tests.ops.bitsliced_digest import arguments, digest
 
 ROOT = Path(__file__).parents[2]
@@ -203,7 +203,38 @@ def test_head_arrays_that_do_not_fit_are_an_error(
         call(*arrays, width=np.int64(width)).block_until_ready()
 
 
+@pytest.mark.parametrize(
+    ("x", "weight", "theta", "shape"),
+    [
+        ((1, 4, 40, 2), (3, 3, 3, 5), (1, 5), (1, 1, 5, 4, 2)),
+        ((1, 4, 40, 3), (3, 3, 3, 5), (1, 4), (1, 1, 5, 4, 2)),
+        ((1, 4, 40, 3), (3, 3, 3, 5), (2, 5), (1, 1, 5, 4, 2)),
+        ((1, 4, 40, 3), (3, 3, 3, 5), (3, 5), (1, 1, 5, 4, 2)),
+        ((1, 4, 40, 3), (3, 3, 3, 5), (1, 5), (1, 2, 5, 4, 2)),
+        ((1, 4, 40, 3), (3, 3, 3, 5), (1, 5), (1, 1, 5, 4, 1)),
+        ((1, 4, 40, 3), (3, 3, 3, 5), (1, 5), (1, 1, 5, 5, 2)),
+        ((1, 4, 40, 3), (3, 3, 3, 5), (1, 5), (2, 1, 5, 4, 2)),
+        ((1, 4, 40, 3), (2, 3, 3, 5), (1, 5), (1, 1, 5, 4, 2)),
+        ((1, 4, 40, 3), (3, 3, 15), (1, 5), (1, 1, 5, 4, 2)),
+        ((4, 40, 3), (3, 3, 3, 5), (1, 5), (1, 1, 5, 4, 2)),
+        ((1, 4, 40, 0), (3, 3, 0, 5), (1, 5), (1, 1, 5, 4, 2)),
+        ((1, 1, 1, 4096), (3, 3, 4096, 5), (1, 5), (1, 1, 5, 1, 1)),
+        ((1, 4, 40, 3), (3, 3, 3, 5), (5,), (1, 1, 5, 4, 2)),
+    ],
+)
+def test_stem_arrays_that_do_not_fit_are_an_error(
+    x: tuple[int, ...], weight: tuple[int, ...], theta: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    call = jax.ffi.ffi_call("mbu_stem", jax.ShapeDtypeStruct(shape, jnp.uint32))
+    arrays = (jnp.zeros(x, jnp.uint8), jnp.zeros(weight, jnp.int16), jnp.zeros(theta, jnp.int32))
+    with pytest.raises(REFUSED, match="a stem's arrays do not fit"):
+        call(*arrays).block_until_ready()
+
+
 def test_operations_refuse_what_does_not_fit_in_words() -> None:
+    layer = PackedStem(jnp.zeros((3, 3, 3, 1), jnp.int16), jnp.zeros((1, 1), jnp.int32))
+    with pytest.raises(InputError, match="pixel_stem takes images, uint8"):
+        pixels.STEM(jnp.zeros((1, 2, 2, 1), jnp.uint8), layer)
     layer = PackedConv(words(3, 3, 5, 1), None, None, CONV["theta"], segments=(3,))
     pair = CONV["first"], CONV["second"]
     for x, width in ((pair, 30), ((pair[0], pair[0]), 40), ((pair[0][0], pair[1]), 40)):

@@ -22,7 +22,8 @@ from mbu_jax.layers import QuantizationOptions
 from mbu_jax.ops.bitsliced import library, pixels
 from mbu_jax.packing import PackedHead, channels_to_pixels, pixels_to_channels, word_count
 from mbu_jax.unet import UNetConfig
-from tests.ops.bitsliced_digest import arguments
+from tests.ops.bitsliced_digest import arguments, stems
+from tests.oracles import packed_network
 from tests.random_packed import random_packed
 from tests.unet_models import QUICKLY, random_images, random_model
 
@@ -88,7 +89,7 @@ def test_one_program_is_exported_for_several_platforms() -> None:
 def test_the_engine_asked_for_never_falls_back() -> None:
     images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.uint8)
     run = jax.jit(functools.partial(BITSLICED, random_packed(MIXED)))
-    with pytest.raises(InputError, match="'bitsliced' of pixel_conv cannot run: it runs on cpu"):
+    with pytest.raises(InputError, match="'bitsliced' of pixel_stem cannot run: it runs on cpu"):
         jax.export.export(run, platforms=["cuda"])(images)
 
 
@@ -108,6 +109,18 @@ def test_engines_of_operations_on_pixels_agree(name: str, engine: str) -> None:
     expected = operation(x, layer, width=width)
     np.testing.assert_array_equal(operation(x, layer, implementation=engine, width=width), expected)
     assert np.unique(expected).size > 1
+
+
+@pytest.mark.parametrize("engine", ["xla", "bitsliced"])
+@pytest.mark.parametrize("index", [0, 1])
+def test_stems_are_their_definition(index: int, engine: str) -> None:
+    layer, levels = list(stems())[index]
+    planes = pixels.STEM(levels, layer, implementation=engine)
+    words = pixels_to_channels(planes, levels.shape[2])
+    codes = packed_network.stem(np.asarray(levels), layer)
+    expected = packed_network.write_codes(codes, layer.activation_bits)
+    np.testing.assert_array_equal(words, expected)
+    assert np.unique(codes).size == 2**layer.activation_bits
 
 
 WITHOUT_THE_LIBRARY = """
@@ -145,12 +158,15 @@ def test_without_the_library_xla_runs_and_says_so_once() -> None:
     )
     said, refused = run.stdout.splitlines()
     assert said.count("the bitsliced engine cannot run, so xla does: its library was not") == 1
-    assert "'bitsliced' of pixel_conv cannot run: its library was not compiled" in refused
+    assert "'bitsliced' of pixel_stem cannot run: its library was not compiled" in refused
 
 
 def an_operation(name: str) -> tuple[Any, tuple[Any, ...]]:
     """A function of the batched arrays alone, and those."""
     pair, layer, width = next(arguments())
+    if name == "stem":
+        first, levels = next(stems())
+        return lambda x: pixels.STEM(x, first), (levels,)
     if name == "conv":
         return lambda first, second: pixels.CONV((first, second), layer, width=width), pair
     if name == "pool":
@@ -160,7 +176,7 @@ def an_operation(name: str) -> tuple[Any, tuple[Any, ...]]:
     return lambda x: pixels.HEAD(x, head, width=width), (pair[0][:, :, :33],)
 
 
-@pytest.mark.parametrize("name", ["conv", "pool", "head"])
+@pytest.mark.parametrize("name", ["stem", "conv", "pool", "head"])
 def test_a_batch_split_over_devices_stays_split(name: str) -> None:
     run, batched = an_operation(name)
     expected = run(*batched)

@@ -37,19 +37,16 @@ def test_pack_bits_packs_channels(bits: int) -> None:
 
 
 def random_stem(bits: int) -> PackedStem:
-    theta = np.sort(RNG.normal(0, 2, (2**bits - 1, 40)), axis=0)
-    return PackedStem(
-        jnp.asarray(RNG.normal(size=(3, 3, 3, 40)), jnp.float32),
-        jnp.asarray(theta, jnp.float32),
-        jnp.asarray(RNG.choice([-1, 1], 40), jnp.float32),
-    ).validate()
+    theta = np.sort(RNG.normal(0, 1e5, (2**bits - 1, 40)), axis=0)
+    weight = RNG.integers(-999, 1000, (3, 3, 3, 40))
+    return PackedStem(jnp.asarray(weight, jnp.int16), jnp.asarray(theta, jnp.int32)).validate()
 
 
 @pytest.mark.parametrize(("size", "bits"), [((1, 1, 1), 1), ((2, 97, 65), 2)])
 def test_stem_in_blocks_is_the_stem_at_once(size: tuple[int, ...], bits: int) -> None:
     layer = random_stem(bits)
-    images = jnp.asarray(RNG.random((*size, 3)), jnp.float32)
-    np.testing.assert_array_equal(ops.stem(images, layer), jax.jit(stem_reference)(images, layer))
+    levels = jnp.asarray(RNG.integers(0, 256, (*size, 3)).astype(np.uint8))
+    np.testing.assert_array_equal(ops.stem(levels, layer), jax.jit(stem_reference)(levels, layer))
 
 
 @pytest.mark.parametrize(("channels", "planes"), [(4, 1), (40, 2)])

@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 CUTS = {1: (0,), 2: (-2, 0, 2)}
 
 
+type Number = float | Fraction
+
+
 def reaches(
-    y: float, cut: int, gamma: float, beta: float, mean: float, var: float, epsilon: float
+    y: Number, cut: int, gamma: Number, beta: Number, mean: Number, var: Number, epsilon: Number
 ) -> bool:
     """Whether ``gamma (y - mean) / sqrt(var + epsilon) + beta >= cut``, without rounding."""
     left = Fraction(gamma) * (Fraction(y) - Fraction(mean))
@@ -27,7 +30,7 @@ def activations(
     beta: NDArray,
     mean: NDArray,
     var: NDArray,
-    epsilon: float,
+    epsilon: Number,
     bits: int,
 ) -> NDArray:
     """Activation values of [..., C] accumulators, each decided by `reaches`."""

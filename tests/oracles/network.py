@@ -1,11 +1,13 @@
 """The whole U-Net in evaluation mode, in NumPy: integers and exact comparisons.
 
-Where a layer's weights are real numbers everything is float64, which is exact as long as image
-and weights are multiples of a power of two.
+Where a layer's weights are real numbers everything is float64, which is exact as long as those
+are multiples of a power of two, and so is the image in the full-precision network; the others
+see 256 levels, as integers.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,14 @@ def padded_to_16(images: NDArray) -> NDArray:
     rows = np.minimum(np.arange((height + 15) // 16 * 16), height - 1)
     columns = np.minimum(np.arange((width + 15) // 16 * 16), width - 1)
     return images[:, rows][:, :, columns]
+
+
+def levels_of(images: NDArray) -> NDArray:
+    """The 256 levels of images in [0, 1] or of bytes, int64."""
+    if images.dtype == np.uint8:
+        return images.astype(np.int64)
+    scaled = np.rint(np.float32(255) * images.astype(np.float32))
+    return np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255).astype(np.int64)
 
 
 @dataclass
@@ -47,7 +57,9 @@ class UNetOracle:
     def __call__(self, images: NDArray) -> NDArray:
         _, height, width, _ = images.shape
         pool = convolution.max_pool2x2
-        full = self.double_conv("stem", 2 * padded_to_16(images.astype(np.float64)) - 1)
+        images = padded_to_16(images)
+        plain = self.bits == 32
+        full = self.double_conv("stem", 2.0 * images - 1 if plain else 2 * levels_of(images) - 255)
         half = self.double_conv("down_c1", pool(full))
         quarter = self.double_conv("down_c2", pool(half))
         eighth = self.double_conv("down_c3", pool(quarter))
@@ -86,9 +98,12 @@ class UNetOracle:
         norm = self.params[layer][name]["norm"]
         statistics = [np.asarray(norm[key], np.float64) for key in ("scale", "bias", "mean", "var")]
         gamma, beta, mean, var = statistics
+        epsilon: float | Fraction = EPSILON
+        if self.bits < 32 and (layer, name) == ("stem", "norm1"):  # y is 255 times training's
+            mean, var, epsilon = 255 * mean, 255**2 * var, 255**2 * Fraction(EPSILON)
         if self.bits == 32:
             x = np.maximum(gamma * (y - mean) / np.sqrt(var + EPSILON) + beta, 0)
         else:
-            x = batch_norm.activations(y, gamma, beta, mean, var, EPSILON, self.bits)
+            x = batch_norm.activations(y, gamma, beta, mean, var, epsilon, self.bits)
         self.seen[f"{layer}.{name}"] = x
         return x

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.oracles import convolution
+from tests.oracles.network import levels_of, padded_to_16
 
 
 def words_of(channels: int) -> int:
@@ -80,9 +81,17 @@ def convolved(codes: NDArray, layer: Any) -> NDArray:
     return compared(sums(codes, layer), layer.theta)
 
 
-def network(params: Any, stem: NDArray) -> tuple[dict[str, NDArray], NDArray]:
-    """Codes of every layer, and the logits, from the codes [B, H, W, K] of the stem's first."""
-    seen = {"stem.conv1": stem}
+def stem(levels: NDArray, layer: Any) -> NDArray:
+    """Codes [B, H, W, K] of the convolution on images of 256 levels."""
+    weight = np.asarray(layer.weight).astype(np.int64)
+    y = convolution.conv3x3(2 * levels.astype(np.int64) - 255, weight, padding=0)
+    return compared(y, layer.theta)
+
+
+def network(params: Any, images: NDArray) -> tuple[dict[str, NDArray], NDArray]:
+    """Codes of every layer, and the logits, both of images padded to multiples of 16."""
+    first = stem(levels_of(padded_to_16(images)), params.stem)
+    seen = {"stem.conv1": first}
 
     def apply(name: str, codes: NDArray) -> NDArray:
         seen[name] = convolved(codes, params.convs[name])
@@ -91,7 +100,7 @@ def network(params: Any, stem: NDArray) -> tuple[dict[str, NDArray], NDArray]:
     def double(name: str, codes: NDArray) -> NDArray:
         return apply(f"{name}.conv2", apply(f"{name}.conv1", codes))
 
-    skips = [apply("stem.conv2", stem)]
+    skips = [apply("stem.conv2", first)]
     for number in "1234":
         skips.append(double(f"down_c{number}", convolution.max_pool2x2(skips[-1])))
     codes = skips.pop()

@@ -9,7 +9,23 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from mbu_jax.ops.batches import split_over_batch
-from mbu_jax.packing import PackedConv, PackedHead, word_count
+from mbu_jax.packing import PackedConv, PackedHead, PackedStem, word_count
+
+
+def stem(levels: Array, layer: PackedStem) -> Array:
+    """Convolve images in integers, compare with thresholds, give planes.
+
+    Args:
+      levels: [B, H, W, C] uint8.
+      layer: weights and thresholds.
+
+    Returns:
+      [B, P, K, H, ceil(W/32)] uint32.
+    """
+    batch, height, width, _ = levels.shape
+    shape = (batch, layer.activation_bits, layer.out_channels, height, word_count(width))
+    call = functools.partial(_call, "mbu_stem", shape, jnp.uint32)
+    return split_over_batch(call, batched=1)(levels, layer.weight, layer.theta)
 
 
 def conv(x: tuple[Array, Array], layer: PackedConv, *, width: int) -> Array:

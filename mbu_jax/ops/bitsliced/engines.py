@@ -9,6 +9,7 @@ from mbu_jax.ops.bitsliced import calls
 from mbu_jax.packing import (
     PackedConv,
     PackedHead,
+    PackedStem,
     channels_to_pixels,
     pixels_to_channels,
     word_count,
@@ -42,6 +43,19 @@ def no_channels(planes: Array) -> Array:
       [B, P, 0, H, N] uint32.
     """
     return planes[:, :, :0]
+
+
+def stem_bitsliced(levels: Array, layer: PackedStem) -> Array:
+    """Convolution on the image.
+
+    Args:
+      levels: [B, H, W, C] uint8.
+      layer: weights and thresholds.
+
+    Returns:
+      [B, H, W, P, ceil(K/32)] uint32.
+    """
+    return pixels_to_channels(calls.stem(levels, layer), levels.shape[2])
 
 
 def conv_bitsliced(x: Array, layer: PackedConv) -> Array:

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 _LIBRARY = Path(__file__).parents[2] / "native" / "libmbu.so"
-TARGETS = ("mbu_conv", "mbu_pool", "mbu_head")
+TARGETS = ("mbu_stem", "mbu_conv", "mbu_pool", "mbu_head")
 
 
 @functools.cache

@@ -15,10 +15,13 @@ from mbu_jax.ops.conv3x3 import conv3x3
 from mbu_jax.ops.head import head
 from mbu_jax.ops.max_pool2x2 import max_pool2x2
 from mbu_jax.ops.operation import Engine, Operation
+from mbu_jax.ops.shapes import checked_levels
+from mbu_jax.ops.stem import stem
 from mbu_jax.ops.up_conv2x2 import up_conv2x2
 from mbu_jax.packing import (
     PackedConv,
     PackedHead,
+    PackedStem,
     channels_to_pixels,
     pixels_to_channels,
     word_count,
@@ -53,6 +56,12 @@ def _conv_shape(x: Any, layer: PackedConv, *, width: int) -> jax.ShapeDtypeStruc
     return jax.ShapeDtypeStruct(shape, jnp.uint32)
 
 
+def _stem_shape(levels: Any, layer: PackedStem) -> jax.ShapeDtypeStruct:
+    batch, height, width, _ = checked_levels(levels, layer, "pixel_stem")
+    shape = (batch, layer.activation_bits, layer.out_channels, height, word_count(width))
+    return jax.ShapeDtypeStruct(shape, jnp.uint32)
+
+
 def _pool_shape(x: Any, layer: None, *, width: int) -> jax.ShapeDtypeStruct:
     batch, planes, channels, height, _ = _check(x, "pixel_max_pool2x2", width)
     if height % 2 or width % 2:
@@ -68,6 +77,10 @@ def _head_shape(x: Any, layer: PackedHead, *, width: int) -> jax.ShapeDtypeStruc
             f"pixel_head is given {channels} channels; its layer takes {layer.in_channels}"
         )
     return jax.ShapeDtypeStruct((batch, height, width, layer.classes), jnp.float32)
+
+
+def _stem_of_words(levels: Array, layer: PackedStem) -> Array:
+    return channels_to_pixels(stem(levels, layer, implementation="xla"), layer.out_channels)
 
 
 def _conv_of_words(x: tuple[Array, Array], layer: PackedConv, *, width: int) -> Array:
@@ -86,12 +99,14 @@ def _head_of_words(x: Array, layer: PackedHead, *, width: int) -> Array:
     return head(pixels_to_channels(x, width), layer, implementation="xla")
 
 
+STEM = Operation("pixel_stem", _stem_shape)
 CONV = Operation("pixel_conv", _conv_shape)
 MAX_POOL2X2 = Operation("pixel_max_pool2x2", _pool_shape)
 HEAD = Operation("pixel_head", _head_shape)
 
 # A program for several platforms holds these operations on all of them, whichever it runs on.
 for _operation, _of_words, _call in (
+    (STEM, _stem_of_words, calls.stem),
     (CONV, _conv_of_words, calls.conv),
     (MAX_POOL2X2, _pool_of_words, calls.max_pool2x2),
     (HEAD, _head_of_words, calls.head),

@@ -7,15 +7,15 @@ from mbu_jax.packing import PackedStem
 
 
 def stem(
-    images: Array,
+    levels: Array,
     layer: PackedStem,
     *,
     implementation: str | None = None,
 ) -> Array:
-    """Full-precision 3x3 convolution of ``2 images - 1``, compared with thresholds, as words.
+    """3x3 convolution of ``2 levels - 255``, compared with thresholds, as words.
 
     Args:
-      images: [B, H, W, C] float32 in [0, 1].
+      levels: images, [B, H, W, C] uint8.
       layer: weights and thresholds.
       implementation: name of an engine, or None for the best that the device has.
 
@@ -23,13 +23,14 @@ def stem(
       [B, H, W, P, ceil(K/32)] uint32.
 
     Raises:
-      InputError: where images and layer do not fit, the engine is unknown or cannot run, or a
+      InputError: where levels and layer do not fit, the engine is unknown or cannot run, or a
         derivative is asked for.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> layer = PackedStem(jnp.ones((3, 3, 1, 2)), jnp.array([[0.0, 10.0]]), jnp.ones(2))
-      >>> stem(jnp.ones((1, 1, 1, 1)), layer).ravel().tolist()
+      >>> weight = jnp.ones((3, 3, 1, 2), jnp.int16)
+      >>> layer = PackedStem(weight, jnp.array([[255, 256]], jnp.int32))
+      >>> stem(jnp.full((1, 1, 1, 1), 255, jnp.uint8), layer).ravel().tolist()
       [1]
     """
-    return OPERATION(images, layer, implementation=implementation)
+    return OPERATION(levels, layer, implementation=implementation)

@@ -5,21 +5,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mbu_jax.errors import InputError
+from mbu_jax.ops.bitsliced import library
+from mbu_jax.ops.bitsliced.engines import stem_bitsliced
 from mbu_jax.ops.operation import Engine, Operation
+from mbu_jax.ops.shapes import checked_levels
 from mbu_jax.ops.stem.xla import stem_xla
 from mbu_jax.packing import PackedStem, word_count
 
 
-def _shape(images: Any, layer: PackedStem) -> jax.ShapeDtypeStruct:
-    if images.dtype != jnp.float32 or images.shape[3:] != (layer.in_channels,):
-        raise InputError(
-            f"stem takes images, float32 [B, H, W, {layer.in_channels}], "
-            f"not {images.dtype}{list(images.shape)}"
-        )
+def _shape(levels: Any, layer: PackedStem) -> jax.ShapeDtypeStruct:
+    height, width = checked_levels(levels, layer, "stem")[1:3]
     words = word_count(layer.out_channels)
-    return jax.ShapeDtypeStruct((*images.shape[:3], layer.activation_bits, words), jnp.uint32)
+    shape = (levels.shape[0], height, width, layer.activation_bits, words)
+    return jax.ShapeDtypeStruct(shape, jnp.uint32)
 
 
 OPERATION = Operation("stem", _shape)
 OPERATION.register(Engine("xla", stem_xla))
+OPERATION.register(Engine("bitsliced", stem_bitsliced, platforms=("cpu",), absent=library.absent))

@@ -4,19 +4,20 @@ import jax.numpy as jnp
 from jax import Array
 
 from mbu_jax.convolution import conv3x3
-from mbu_jax.packing import PackedStem, pack_channels
+from mbu_jax.images import numerators
+from mbu_jax.ops.values import codes_of
+from mbu_jax.packing import PackedStem
 
 
-def stem_reference(images: Array, layer: PackedStem) -> Array:
+def stem_reference(levels: Array, layer: PackedStem) -> Array:
     """Convolve the whole image; for tests and as a benchmark's baseline.
 
     Args:
-      images: [B, H, W, C] float32 in [0, 1].
+      levels: [B, H, W, C] uint8.
       layer: weights and thresholds.
 
     Returns:
       [B, H, W, P, ceil(K/32)] uint32.
     """
-    y = conv3x3(2 * images - 1, layer.weight, 0.0) * layer.sign.reshape(1, 1, 1, -1)
-    passed = y[..., None, :] >= layer.theta.reshape(1, 1, 1, *layer.theta.shape)
-    return pack_channels(passed.sum(axis=-2).astype(jnp.uint8), layer.activation_bits)
+    y = conv3x3(numerators(levels), layer.weight.astype(jnp.float32), 0.0)
+    return codes_of(y, layer.theta)

@@ -1,8 +1,11 @@
-// The one AVX-512 intrinsic that the kernels use, in plain C++: with it the 64-byte kernels can be
+// The AVX-512 intrinsics that the kernels use, in plain C++: with them the 64-byte kernels can be
 // checked on a processor that has no such registers.
 #pragma once
 
+#include <cstdint>
+
 typedef long long __m512i __attribute__((vector_size(64)));
+typedef int32_t EmulatedInts __attribute__((vector_size(64)));
 
 template <int table>
 inline __m512i _emulated_ternary(__m512i a, __m512i b, __m512i c) {
@@ -14,3 +17,15 @@ inline __m512i _emulated_ternary(__m512i a, __m512i b, __m512i c) {
 }
 
 #define _mm512_ternarylogic_epi32(a, b, c, table) _emulated_ternary<table>(a, b, c)
+
+inline __m512i _mm512_madd_epi16(__m512i a, __m512i b) {
+  const EmulatedInts x = (EmulatedInts)a, y = (EmulatedInts)b;
+  return (__m512i)((x << 16 >> 16) * (y << 16 >> 16) + (x >> 16) * (y >> 16));
+}
+
+inline uint16_t _mm512_cmpge_epi32_mask(__m512i a, __m512i b) {
+  const EmulatedInts reached = (EmulatedInts)a >= (EmulatedInts)b;
+  int lanes = 0;
+  for (int i = 0; i < 16; ++i) lanes |= (reached[i] & 1) << i;
+  return static_cast<uint16_t>(lanes);
+}
