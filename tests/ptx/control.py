@@ -112,6 +112,11 @@ def _barrier(c: Compiler, i: Instruction, m: Modifiers, following: int) -> End:
     return barrier
 
 
+def _proxy_fence(machine: Machine, mask: Mask) -> None:
+    """Each writing thread must fence: it counts once all threads of a CTA do."""
+    machine.shared.fence(None if mask is None else machine.everywhere(mask).all(axis=1))
+
+
 def _uniform(machine: Machine, mask: Mask, value: Array) -> int:
     found = machine.full(value)[machine.everywhere(mask)]
     if (found != found[0]).any():
@@ -129,9 +134,13 @@ def _warp_barrier(c: Compiler, i: Instruction, m: Modifiers) -> Step:
 
 @opcode("membar", "fence")
 def _fence(c: Compiler, i: Instruction, m: Modifiers) -> Step:
-    """Memory is written in one order here: fences change nothing."""
+    """Memory is written in one order here: only the fence between proxies matters."""
     if i.opcode == "membar":
         m.need("cta", "gl", "sys")
+    elif m.take("proxy"):
+        m.need("async", "async::generic")
+        m.take("shared", "shared::cta")
+        return _proxy_fence
     else:
         m.take("acq_rel", "sc", "acquire", "release")
         m.need("cta", "cluster", "gpu", "sys")

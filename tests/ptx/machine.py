@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from tests.ptx.errors import PtxError
-from tests.ptx.memory import GlobalMemory, SharedMemory
+from tests.ptx.memory import GlobalMemory
+from tests.ptx.shared import Accessors, SharedMemory
 from tests.ptx.syntax import Instruction
 
 type Array = np.ndarray[Any, Any]
@@ -42,7 +43,9 @@ class Machine:
       parameters: the kernel's parameters, unsigned `[1, 1]`.
       commits: committed groups of `cp.async` of each thread.
       copies: the `cp.async` that no thread has waited for.
-      products: the `wgmma` that are not waited for, group by group.
+      accessors: who a thread is to the shared memory.
+      products: the `wgmma` that are not waited for.
+      fenced: values in registers at the last `wgmma.fence`, by identity.
     """
 
     def __init__(
@@ -62,9 +65,15 @@ class Machine:
         self.memory = memory
         self.shared = shared
         self.parameters = parameters
+        self.accessors = Accessors(
+            np.arange(ctas, dtype=np.int64)[:, None],
+            (np.arange(threads) // WARP + 1).astype(np.uint8)[None],
+        )
         self.exited = np.zeros(self.shape, bool)
         self.commits = np.zeros(self.shape, np.int64)
         self.copies: list[Any] = []
+        self.products: list[Any] = []
+        self.fenced: dict[int, Any] = {}
         self.instructions = 0
 
     def everywhere(self, mask: Mask) -> Array:
@@ -79,6 +88,18 @@ class Machine:
         """A value as `[ctas or 1, warps, 32]`."""
         rows = value.shape[0]
         return np.broadcast_to(value, (rows, self.threads)).reshape(rows, self.warps, WARP)
+
+    def picked(self, mask: Mask, value: Array) -> Array:
+        """What the threads of a mask have, in one row; the value itself where that is None."""
+        return value if mask is None else self.full(value)[self.everywhere(mask)]
+
+    def who(self, mask: Mask) -> Accessors:
+        """The accessors that go with `picked` addresses."""
+        if mask is None:
+            return self.accessors
+        return Accessors(
+            self.picked(mask, self.accessors.ctas), self.picked(mask, self.accessors.tags)
+        )
 
     def whole_warps(self, mask: Mask) -> None:
         """Demands that no warp is at an instruction with only some of its threads."""

@@ -1,4 +1,4 @@
-"""Global and shared memory that check every access."""
+"""Global memory, where every access is checked."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ type Array = np.ndarray[Any, Any]
 # Far apart, and just below a multiple of 2^32: arithmetic in 32 bits does not go unseen.
 _BUFFER_BITS = 40
 _BUFFER_START = 2**32 - 512
-_PAD = 16
 
 
 @dataclass
-class _Bytes:
+class Bytes:
     """Bytes that are seen as rows of words."""
 
     data: Array
@@ -43,11 +42,11 @@ class _Buffer:
     name: str
     array: Array
     base: int
-    bytes: _Bytes
+    bytes: Bytes
     written: bool = False
 
 
-def _aligned(addresses: Array, width: int) -> None:
+def check_alignment(addresses: Array, width: int) -> None:
     if width > 1 and int(np.bitwise_or.reduce(addresses, axis=None)) & (width - 1):
         worst = addresses[(addresses & np.uint64(width - 1)) != 0]
         raise PtxError(f"address {int(worst.flat[0]):#x} is not a multiple of {width}")
@@ -57,11 +56,11 @@ def _log2(width: int) -> np.uint64:
     return np.uint64(width.bit_length() - 1)
 
 
-def _columns(rows: Array, count: int) -> list[Array]:
+def columns(rows: Array, count: int) -> list[Array]:
     return [rows] if count == 1 else [np.ascontiguousarray(rows[..., i]) for i in range(count)]
 
 
-def _scatter(rows: Array, index: Array, values: Array) -> None:
+def scatter(rows: Array, index: Array, values: Array) -> None:
     rows[index] = values
     if not np.array_equal(rows[index], np.broadcast_to(values, rows[index].shape)):
         raise PtxError("two threads store different values at one address")
@@ -87,7 +86,7 @@ class GlobalMemory:
             raise PtxError(f"{name} is not contiguous")
         base = (len(self._buffers) + 1 << _BUFFER_BITS) + _BUFFER_START
         data = np.frombuffer(array.tobytes(), np.uint8).copy()
-        self._buffers.append(_Buffer(name, array, base, _Bytes(data)))
+        self._buffers.append(_Buffer(name, array, base, Bytes(data)))
         return base
 
     def write_back(self) -> None:
@@ -130,24 +129,24 @@ class GlobalMemory:
           `count` arrays of the addresses' shape.
         """
         width = dtype.itemsize * count
-        _aligned(addresses, width)
+        check_alignment(addresses, width)
         parts = self._parts(addresses, width)
         if len(parts) == 1:
             buffer = parts[0][1]
             index = (addresses - np.uint64(buffer.base)) >> _log2(width)
             rows = buffer.bytes.rows(dtype, count)
-            return _columns(rows[index.view(np.int64)], count)
+            return columns(rows[index.view(np.int64)], count)
         result = np.zeros((*addresses.shape, *([count] if count > 1 else [])), dtype)
         for where, buffer in parts:
             index = (addresses[where] - np.uint64(buffer.base)) >> _log2(width)
             result[where] = buffer.bytes.rows(dtype, count)[index.view(np.int64)]
-        return _columns(result, count)
+        return columns(result, count)
 
     def store(self, addresses: Array, values: list[Array]) -> None:
         """Writes a word, or a few that follow each other, at each address."""
         dtype, count = values[0].dtype, len(values)
         width = dtype.itemsize * count
-        _aligned(addresses, width)
+        check_alignment(addresses, width)
         shape = np.broadcast_shapes(addresses.shape, *(value.shape for value in values))
         addresses = np.broadcast_to(addresses, shape)
         spread = [np.broadcast_to(value, shape) for value in values]
@@ -157,67 +156,4 @@ class GlobalMemory:
                 raise PtxError(f"stores to {buffer.name}, which is read-only")
             buffer.written = True
             index = (addresses[where] - np.uint64(buffer.base)) >> _log2(width)
-            _scatter(buffer.bytes.rows(dtype, count), index.view(np.int64), words[where])
-
-
-class SharedMemory:
-    """The shared memory of a batch of CTAs.
-
-    It knows which bytes were written, so that reading others is an error.
-    """
-
-    def __init__(self, ctas: int, size: int, base: int) -> None:
-        self.size = size
-        self.base = base
-        self.ctas = ctas
-        self.stride = -(-size // _PAD) * _PAD
-        self._bytes = _Bytes(np.zeros(ctas * self.stride, np.uint8))
-        self._written = _Bytes(np.zeros(ctas * self.stride, np.uint8))
-
-    def barrier(self, ctas: Array | None, *, partial: bool = False) -> None:
-        """All threads of some CTAs have met (None: of all CTAs)."""
-
-    def _index(self, addresses: Array, ctas: Array, width: int) -> Array:
-        _aligned(addresses, width)
-        lowest, highest = int(addresses.min()), int(addresses.max())
-        if lowest < self.base or highest + width > self.base + self.size:
-            raise PtxError(
-                f"bytes {lowest - self.base} to {highest + width - self.base} "
-                f"of the shared memory, which has {self.size}"
-            )
-        offsets = ctas * self.stride + (addresses.view(np.int64) - self.base)
-        return offsets >> (width.bit_length() - 1)
-
-    def expect(self, addresses: Array, ctas: Array, width: int) -> None:
-        """Forgets bytes that an asynchronous copy will write."""
-        rows = self._written.rows(np.dtype(np.uint8), width)
-        rows[self._index(addresses, ctas, width)] = 0
-
-    def load(self, addresses: Array, ctas: Array, dtype: np.dtype, count: int) -> list[Array]:
-        """Reads `count` words at each address of each CTA.
-
-        Args:
-          addresses: uint64.
-          ctas: number of the CTA of each address, int64, broadcast with them.
-          dtype: of the words.
-          count: how many words follow each other.
-
-        Returns:
-          `count` arrays.
-        """
-        index = self._index(addresses, ctas, dtype.itemsize * count)
-        written = self._written.rows(dtype, count)[index]
-        if written.size and int(written.min()) != np.iinfo(dtype).max:
-            raise PtxError("reads shared memory that nothing has written")
-        return _columns(self._bytes.rows(dtype, count)[index], count)
-
-    def store(self, addresses: Array, ctas: Array, values: list[Array]) -> None:
-        """Writes a word, or a few that follow each other, at each address of each CTA."""
-        dtype, count = values[0].dtype, len(values)
-        index = self._index(addresses, ctas, dtype.itemsize * count)
-        shape = np.broadcast_shapes(index.shape, *(value.shape for value in values))
-        index = np.broadcast_to(index, shape)
-        spread = [np.broadcast_to(value, shape) for value in values]
-        words = spread[0] if count == 1 else np.stack(spread, axis=-1)
-        _scatter(self._bytes.rows(dtype, count), index, words)
-        self._written.rows(dtype, count)[index] = np.iinfo(dtype).max
+            scatter(buffer.bytes.rows(dtype, count), index.view(np.int64), words[where])

@@ -17,6 +17,7 @@ from tests.ptx.compiler import (
 )
 from tests.ptx.errors import PtxError
 from tests.ptx.machine import Array, Machine, Mask, Step
+from tests.ptx.shared import ATOMICS, Accessors
 from tests.ptx.syntax import TYPE_BITS, Address, Instruction, Name, Number, Vector
 
 _HINTS = tuple(
@@ -139,17 +140,8 @@ _MEMORY_TYPES = (
 )
 
 
-def _cta_numbers(machine: Machine) -> Array:
-    return np.arange(machine.ctas, dtype=np.int64)[:, None]
-
-
-def _picked(machine: Machine, mask: Mask, value: Array) -> Array:
-    """What the threads of a mask have, in one row."""
-    return value if mask is None else machine.full(value)[machine.everywhere(mask)]
-
-
 def _spread(machine: Machine, mask: Mask, value: Array) -> Array:
-    """The opposite of `_picked`, with zeros where the mask is false."""
+    """The opposite of `Machine.picked`, with zeros where the mask is false."""
     if mask is None:
         return value
     result = np.zeros(machine.shape, value.dtype)
@@ -161,23 +153,22 @@ def load(
     machine: Machine, mask: Mask, space: str, addresses: Array, dtype: np.dtype, count: int
 ) -> list[Array]:
     """What each thread of a mask reads: `count` words at its address."""
-    at = _picked(machine, mask, addresses)
+    at = machine.picked(mask, addresses)
     if space == "global":
         found = machine.memory.load(at, dtype, count)
     else:
-        ctas = _picked(machine, mask, _cta_numbers(machine))
-        found = machine.shared.load(at, ctas, dtype, count)
+        found = machine.shared.load(at, machine.who(mask), dtype, count)
     return [_spread(machine, mask, each) for each in found]
 
 
 def store(machine: Machine, mask: Mask, space: str, addresses: Array, values: list[Array]) -> None:
     """Each thread of a mask writes its values at its address."""
-    at = _picked(machine, mask, addresses)
-    what = [_picked(machine, mask, value) for value in values]
+    at = machine.picked(mask, addresses)
+    what = [machine.picked(mask, value) for value in values]
     if space == "global":
         machine.memory.store(at, what)
     else:
-        machine.shared.store(at, _picked(machine, mask, _cta_numbers(machine)), what)
+        machine.shared.store(at, machine.who(mask), what)
 
 
 @opcode("ld")
@@ -292,9 +283,7 @@ def _copy(c: Compiler, i: Instruction, m: Modifiers) -> Step:
         else:
             data = _prefix(machine, mask, whence, length(r), size)
         here = machine.everywhere(mask)
-        machine.shared.expect(
-            _picked(machine, mask, where), _picked(machine, mask, _cta_numbers(machine)), size
-        )
+        machine.shared.expect(machine.picked(mask, where), machine.who(mask), size)
         machine.copies.append(Copy(where, data, here, machine.commits.copy()))
 
     return copy
@@ -376,11 +365,12 @@ def _atom(c: Compiler, i: Instruction, m: Modifiers) -> Step:
         # One thread after another: threads may share an address.
         for k in range(at.size):
             cta, thread = int(here[0][k]), int(here[1][k])
-            place, number = at[k : k + 1], np.array([cta])
+            place = at[k : k + 1]
+            who = Accessors(np.array([cta]), np.full(1, ATOMICS, np.uint8))
             if space == "global":
                 found = machine.memory.load(place, own, 1)[0].view(typed)
             else:
-                found = machine.shared.load(place, number, own, 1)[0].view(typed)
+                found = machine.shared.load(place, who, own, 1)[0].view(typed)
             old[cta, thread] = found[0]
             if name == "cas":
                 new = np.where(found == values[0][k], values[1][k : k + 1], found)
@@ -389,7 +379,7 @@ def _atom(c: Compiler, i: Instruction, m: Modifiers) -> Step:
             if space == "global":
                 machine.memory.store(place, [new.view(own)])
             else:
-                machine.shared.store(place, number, [new.view(own)])
+                machine.shared.store(place, who, [new.view(own)])
         if write is not None:
             write(machine, mask, old)
 

@@ -14,18 +14,21 @@ from typing import Any
 import numpy as np
 
 # Importing an opcode's module is what makes it known.
-from tests.ptx import bits, comparisons, floats, integers, movement, tensor, warp  # noqa: F401
+from tests.ptx import bits, comparisons, floats, integers, matrices, movement, tensor, warp, wgmma  # noqa: F401
 from tests.ptx.compiler import SHARED_BASE, Compiler, compile_instruction, unsigned
 from tests.ptx.control import compile_end, ends_block, fall_through, past_the_end
 from tests.ptx.errors import PtxError
 from tests.ptx.machine import WARP, Array, Block, Machine, run
-from tests.ptx.memory import GlobalMemory, SharedMemory
+from tests.ptx.memory import GlobalMemory
+from tests.ptx.shared import SharedMemory
 from tests.ptx.syntax import TYPE_BITS, Module, Parameter, parse
 
 type Argument = Array | int | float | np.generic | None
 
 # Triton's kernels end with the addresses of two scratch areas.
 _SCRATCH_PARAMETERS = 2
+# The shared memory of the CTAs that run together is kept within a processor's cache.
+_SHARED_BYTES = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,7 @@ def launch(
     shape = _thread_shape(program, threads)
     of_cta = int(np.prod(shape))
     size = _shared_bytes(program, shared_bytes)
-    together = max(1, batch_threads // of_cta)
+    together = max(1, min(batch_threads // of_cta, _SHARED_BYTES // max(size, 1)))
     instructions = batches = 0
     for first in range(0, total, together):
         ctas = np.arange(first, min(first + together, total), dtype=np.uint32)
