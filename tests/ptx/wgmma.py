@@ -149,8 +149,8 @@ def matrix_addresses(descriptor: Array, rows: int) -> Array:
     address = address + along
     if pitch == 16:
         return address
-    if (start % np.uint64(pitch) + np.uint64(_K_BYTES) > np.uint64(pitch)).any():
-        raise PtxError("a matrix that leaves its rows of the swizzle's pattern")
+    if (start % np.uint64(8 * pitch) + np.uint64(_K_BYTES) > np.uint64(pitch)).any():
+        raise PtxError("a matrix that does not begin in the first row of the swizzle's pattern")
     if (stride % np.uint64(8 * pitch)).any():
         raise PtxError("a stride that is no multiple of the swizzle's pattern")
     # Bits 4 and up, as many as the pitch has pieces, are changed by those from bit 7 up.
@@ -287,9 +287,6 @@ def _check_fenced(machine: Machine, value: Array) -> None:
 
 def _start(machine: Machine, place: int, columns: int, adding: Array) -> Array:
     """What the products are added to in one register."""
-    zero = np.zeros((1, 1), np.uint32)
-    if not adding.any():
-        return zero
     value = machine.registers[place]
     if isinstance(value, InFlight):
         if value.columns != columns:
@@ -297,4 +294,7 @@ def _start(machine: Machine, place: int, columns: int, adding: Array) -> Array:
         value = value.value
     else:
         _check_fenced(machine, value)
-    return value if adding.all() else np.where(adding, value, zero)
+    if adding.all():
+        return value
+    zero = np.zeros((1, 1), np.uint32)
+    return np.where(adding, value, zero) if adding.any() else zero
