@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from operator import itemgetter
 
 import numpy as np
@@ -28,10 +29,12 @@ type Assign = Callable[[Machine, Mask, Array], None]
 SHARED_BASE = 1024  # null is no shared address, and the alignment that wgmma's swizzles assume
 
 
+@cache
 def unsigned(bits: int) -> np.dtype:
     return np.dtype(bool) if bits == 1 else np.dtype(f"u{bits // 8}")
 
 
+@cache
 def dtype_of(type_name: str) -> np.dtype:
     """NumPy's dtype of a PTX type; bits without a meaning are unsigned."""
     bits = TYPE_BITS[type_name]

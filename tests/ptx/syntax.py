@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from tests.ptx.errors import PtxError
 
@@ -150,6 +151,9 @@ _IGNORED_LINE = re.compile(r"^[ \t]*\.(loc|file)\b[^\n]*", re.MULTILINE)
 _SECTION = re.compile(r"^[ \t]*\.section\b[^{]*\{[^}]*\}", re.MULTILINE)
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _LABEL = re.compile(r"([A-Za-z_$%][\w$]*)\s*:(?!:)")
+_SOMETHING = re.compile(r"\S")
+_MODULE_DIRECTIVE = re.compile(r"\.(version|target|address_size)\b[^\n]*")
+_HEADER = re.compile(r"(\.visible\s+|\.weak\s+)?\.(entry|func)\b[^{]*")
 _IDENTIFIER = r"[A-Za-z_$%][\w$]*(?:\.[xyzw])?"
 
 
@@ -160,25 +164,24 @@ def _blank(match: re.Match[str]) -> str:
 
 def _statements(text: str) -> Iterator[Statement]:
     """The statements of PTX text that has lost its comments and debug sections."""
-    position = 0
+    position, line, counted = 0, 1, 0
     while True:
-        while position < len(text) and text[position].isspace():
-            position += 1
-        if position == len(text):
+        found = _SOMETHING.search(text, position)
+        if found is None:
             return
-        line = text.count("\n", 0, position) + 1
+        position = found.start()
+        line += text.count("\n", counted, position)
+        counted = position
         if text[position] in "{}":
             yield Statement(line, text[position])
             position += 1
         elif label := _LABEL.match(text, position):
             yield Statement(line, label.group(1) + ":")
             position = label.end()
-        elif module_directive := re.compile(r"\.(version|target|address_size)\b[^\n]*").match(
-            text, position
-        ):
-            yield Statement(line, module_directive.group().strip())
-            position = module_directive.end()
-        elif header := re.compile(r"[^;{(]*\.(entry|func)\b[^{]*").match(text, position):
+        elif directive := _MODULE_DIRECTIVE.match(text, position):
+            yield Statement(line, directive.group().strip())
+            position = directive.end()
+        elif header := _HEADER.match(text, position):
             yield Statement(line, " ".join(header.group().split()))
             position = header.end()
         else:
@@ -190,22 +193,26 @@ def _statements(text: str) -> Iterator[Statement]:
             position = end + 1
 
 
+_BITS = re.compile(r"0[fF]([0-9A-Fa-f]{8})|0[dD]([0-9A-Fa-f]{16})")
+_INTEGER = re.compile(r"-?(0[xX][0-9A-Fa-f]+|0[bB][01]+|\d+)U?")
+_OCTAL = re.compile(r"-?0[0-7]+")
+_DECIMAL = re.compile(r"-?(\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?")
+
+
 def _number(text: str) -> Number | None:
-    if match := re.fullmatch(r"0[fF]([0-9A-Fa-f]{8})|0[dD]([0-9A-Fa-f]{16})", text):
+    if match := _BITS.fullmatch(text):
         single, double = match.groups()
-        bits = int(single or double, 16)
-        return Number(bits, float_bits=32 if single else 64)
-    if re.fullmatch(r"-?(0[xX][0-9A-Fa-f]+|0[bB][01]+|\d+)U?", text):
+        return Number(int(single or double, 16), float_bits=32 if single else 64)
+    if _INTEGER.fullmatch(text):
         digits = text.rstrip("U")
-        octal = re.fullmatch(r"-?0[0-7]+", digits)
-        return Number(int(digits, 8) if octal else int(digits, 0))
-    if re.fullmatch(r"-?\d*\.\d*(?:[eE][-+]?\d+)?", text) and re.search(r"\d", text):
-        return Number(float(text))
-    return None
+        return Number(int(digits, 8) if _OCTAL.fullmatch(digits) else int(digits, 0))
+    return Number(float(text)) if _DECIMAL.fullmatch(text) else None
 
 
 def _split(text: str) -> list[str]:
     """The operands of a list, with braces and brackets kept together."""
+    if "{" not in text and "[" not in text:
+        return [part.strip() for part in text.split(",")] if text else []
     parts, depth, current = [], 0, ""
     for character in text:
         depth += (character in "{[") - (character in "}]")
@@ -219,11 +226,15 @@ def _split(text: str) -> list[str]:
     return parts
 
 
+@lru_cache(maxsize=1 << 14)
+def _simple(text: str) -> Name | Number | None:
+    """A name or a number; kernels repeat theirs."""
+    return Name(text) if re.fullmatch(_IDENTIFIER, text) else _number(text)
+
+
 def _operand(text: str, line: int) -> Operand:
-    if (number := _number(text)) is not None:
-        return number
-    if re.fullmatch(_IDENTIFIER, text):
-        return Name(text)
+    if (simple := _simple(text)) is not None:
+        return simple
     if text.startswith("{") and text.endswith("}"):
         return Vector(tuple(_operand(part, line) for part in _split(text[1:-1])))
     if text.startswith("[") and text.endswith("]"):
@@ -244,13 +255,17 @@ def _address(text: str, line: int) -> Address:
     return Address(base, offset.value)
 
 
+_GUARD = re.compile(rf"@\s*(!?)\s*({_IDENTIFIER})\s*")
+_OPCODE = re.compile(r"([a-z][a-z0-9_]*)((?:\.[A-Za-z0-9_]+(?:::[A-Za-z0-9_]+)*)*)\s*")
+
+
 def _instruction(statement: Statement, scope: Scope) -> Instruction:
     text = statement.text
     guard, negated = None, False
-    if match := re.match(rf"@\s*(!?)\s*({_IDENTIFIER})\s*", text):
+    if text[0] == "@" and (match := _GUARD.match(text)):
         guard, negated = Name(match.group(2)), bool(match.group(1))
         text = text[match.end() :]
-    match = re.match(r"([a-z][a-z0-9_]*)((?:\.[A-Za-z0-9_]+(?:::[A-Za-z0-9_]+)*)*)\s*", text)
+    match = _OPCODE.match(text)
     if not match:
         raise PtxError(f"line {statement.line}: not an instruction: {statement.text}")
     operands = tuple(_operand(part, statement.line) for part in _split(text[match.end() :]))
