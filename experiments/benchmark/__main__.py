@@ -15,7 +15,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import jax
 from tqdm import tqdm
 
 from experiments import command
@@ -24,6 +23,7 @@ from experiments.benchmark.config import PRESETS, BenchmarkConfig
 from experiments.benchmark.groups import plan
 from experiments.benchmark.materials import Materials
 from experiments.benchmark.measuring import measure
+from experiments.benchmark.nursery import Nursery
 from experiments.benchmark.rows import choose_rows
 from experiments.benchmark.tables import tables
 from experiments.timing import machine
@@ -67,17 +67,10 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     for line in left_out:
         print(line, file=sys.stderr)
     groups = plan(config, rows)
-    with tempfile.TemporaryDirectory(prefix="mbu-benchmark-") as folder:
+    with Nursery() as nursery, tempfile.TemporaryDirectory(prefix="mbu-benchmark-") as folder:
         materials = Materials(Path(folder), config, rows)
         measured = [
-            measure(
-                group,
-                materials,
-                config.timing,
-                config.baselines,
-                config.size,
-                jax.config.jax_compilation_cache_dir,
-            )
+            measure(group, materials, nursery, config)
             for group in tqdm(groups, desc="benchmark", unit="group", disable=None)
         ]
         networks = {name: material.facts for name, material in materials.networks.items()}

@@ -2,7 +2,10 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
+
+import jax
 
 from experiments.benchmark.config import BenchmarkConfig, available_cores
 from experiments.benchmark.job import Job
@@ -80,12 +83,19 @@ class Group:
                     images=str(materials.images(self.size)),
                     batch=self.batch,
                     cores=available_cores()[: self.threads],
+                    cache=_cache(self.threads),
                     logits=str(results / f"{index}.npy") if compared else None,
                     picture=str(materials.picture) if png else None,
                     mask=str(results / f"{index}.png") if png else None,
                 )
             )
         return jobs
+
+
+def _cache(threads: int) -> str | None:
+    """XLA's cache does not know for how many threads a program was compiled."""
+    cache = jax.config.jax_compilation_cache_dir
+    return None if cache is None else str(Path(cache, f"threads-{threads}"))
 
 
 def plan(config: BenchmarkConfig, rows: Sequence[Row]) -> list[Group]:

@@ -17,6 +17,7 @@ class Job:
       images: file of uint8 images, [B, H, W, C] as NumPy writes them.
       batch: how many of them are segmented at once.
       cores: that the process may use; a thread for each.
+      cache: folder for programs that XLA compiles for so many threads, or None.
       logits: file for the logits [H, W, classes] of the first image, or None.
       picture: PNG file to segment instead of the images, or None.
       mask: PNG file for its mask, or None.
@@ -30,9 +31,22 @@ class Job:
     images: str
     batch: int
     cores: tuple[int, ...]
+    cache: str | None = None
     logits: str | None = None
     picture: str | None = None
     mask: str | None = None
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Job":
+        """Read a job back.
+
+        Args:
+          fields: what `dataclasses.asdict` gave, after a journey through JSON.
+
+        Returns:
+          The job.
+        """
+        return cls(**fields | {"cores": tuple(fields["cores"])})
 
     @property
     def threads(self) -> int:

@@ -7,31 +7,25 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from experiments.benchmark.config import TimingOptions
+from experiments.benchmark.config import BenchmarkConfig, TimingOptions
 from experiments.benchmark.groups import Group
 from experiments.benchmark.materials import Material, Materials
+from experiments.benchmark.nursery import Nursery
 from experiments.benchmark.processes import Worker, workers
 
 _LARGEST_DIFFERENCE = 1e-3  # of float32 logits, relative to the largest
 
 
 def measure(
-    group: Group,
-    materials: Materials,
-    timing: TimingOptions,
-    baselines: Sequence[str],
-    main_size: int,
-    cache: str | None,
+    group: Group, materials: Materials, nursery: Nursery, config: BenchmarkConfig
 ) -> dict[str, Any]:
     """Time a group.
 
     Args:
       group: what to time.
       materials: of the benchmark.
-      timing: how often.
-      baselines: rows that the others are compared with.
-      main_size: the size whose logits are compared.
-      cache: folder for XLA's compiled programs, or None.
+      nursery: for its processes.
+      config: of the benchmark.
 
     Returns:
       The group's shape, and under ``rows`` what was found for each.
@@ -39,9 +33,9 @@ def measure(
     Raises:
       InputError: where a row's process dies.
     """
-    jobs = group.jobs(materials, main_size)
-    with workers(jobs, cache) as started:
-        samples = _time_in_turn(started, timing, str(group))
+    jobs = group.jobs(materials, config.size)
+    with workers(jobs, nursery) as started:
+        samples = _time_in_turn(started, config.timing, str(group))
         memory = [worker.ready | worker.finish() for worker in started]
     rows = {}
     for entry, job, runs, said in zip(group.entries, jobs, samples, memory, strict=True):
@@ -54,7 +48,7 @@ def measure(
             logits = np.load(job.logits, allow_pickle=False)
             row["agreement"] = agreement(entry.row.engine, material, logits)
         rows[entry.name] = row
-    _compare(rows, baselines)
+    _compare(rows, config.baselines)
     shape = {"threads": group.threads, "size": group.size, "batch": group.batch}
     return {"section": group.section, **shape, "rows": rows}
 

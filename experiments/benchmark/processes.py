@@ -5,19 +5,15 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Self
 
 from experiments.benchmark.job import Job
+from experiments.benchmark.nursery import Nursery
 from mbu_jax.errors import InputError
-
-_ROOT = Path(__file__).parents[2]
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
 
 
 class Worker:
@@ -25,29 +21,21 @@ class Worker:
 
     Args:
       job: what it runs.
-      cache: folder for XLA's compiled programs, or None.
-      program: of the process, by default `experiments.benchmark.worker`.
+      nursery: that it is forked from.
 
     Attributes:
       ready: what it said once it was loaded and warm.
+      pid: its number.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        cache: str | None = None,
-        program: Sequence[str] = ("-m", "experiments.benchmark.worker"),
-    ) -> None:
+    def __init__(self, job: Job, nursery: Nursery) -> None:
         self.job = job
+        self._nursery = nursery
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by `close`)
-        self._process = subprocess.Popen(
-            [sys.executable, *program],
-            env=_environment(job, cache),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
+        self._connection, theirs = socket.socketpair()
+        self._lines = self._connection.makefile("rw")
+        self._code: int | None = None
+        self.pid = nursery.fork(theirs, self._errors)
 
     def load(self) -> Self:
         """Let it load its network and warm up; wait until it has.
@@ -56,7 +44,7 @@ class Worker:
           Itself.
 
         Raises:
-          InputError: where it dies.
+          InputError: where it fails or dies, as the other methods do.
         """
         self.ready = self._ask(dataclasses.asdict(self.job))
         return self
@@ -65,11 +53,8 @@ class Worker:
         """Let it run once.
 
         Returns:
-          Seconds by `time.perf_counter` and of its processor time, of the run (``seconds``,
-          ``cpu_seconds``) and of the wait before it (``idle_seconds``, ``idle_cpu_seconds``).
-
-        Raises:
-          InputError: where it dies.
+          Seconds of the run by the clock and of its processor time (``seconds``,
+          ``cpu_seconds``), and of the wait before it (``idle_seconds``, ``idle_cpu_seconds``).
         """
         return self._ask("run")
 
@@ -78,37 +63,42 @@ class Worker:
 
         Returns:
           Its last words.
-
-        Raises:
-          InputError: where it dies before.
         """
         return self._ask("stop")
 
     def close(self) -> None:
         """End it, whatever it does."""
-        self._process.kill()
-        self._process.communicate()
+        if self._code is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self._wait()
+        with contextlib.suppress(BrokenPipeError):
+            self._lines.close()
+        self._connection.close()
         self._errors.close()
 
     def _ask(self, message: Any) -> dict[str, Any]:
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        # Where it is dead already, the answer is missing too.
-        with contextlib.suppress(BrokenPipeError):
-            stdin.write(json.dumps(message) + "\n")
-            stdin.flush()
-        line = stdout.readline()
+        line = ""
+        # Where it is dead, the answer is missing.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._lines.write(json.dumps(message) + "\n")
+            self._lines.flush()
+            line = self._lines.readline()
         answer = json.loads(line) if line else {"error": self._death()}
         if "error" in answer:
+            job = self.job
             raise InputError(
-                f"row {self.job.row} failed with {self.job.threads} threads on {self.job.batch} "
-                f"images ({answer['error']}); leave it out with --rows, or choose smaller --sizes"
+                f"row {job.row} failed, threads {job.threads}, batch {job.batch} "
+                f"({answer['error']}); leave it out with --rows, or choose smaller --sizes"
             )
         return answer
 
+    def _wait(self) -> int:
+        if self._code is None:
+            self._code = self._nursery.wait(self.pid)
+        return self._code
+
     def _death(self) -> str:
-        code = self._process.wait()
+        code = self._wait()
         if code < 0:
             name = signal.Signals(-code).name
             more = ", perhaps for want of memory" if name == "SIGKILL" else ""
@@ -119,12 +109,12 @@ class Worker:
 
 
 @contextlib.contextmanager
-def workers(jobs: Sequence[Job], cache: str | None = None) -> Iterator[list[Worker]]:
+def workers(jobs: Sequence[Job], nursery: Nursery) -> Iterator[list[Worker]]:
     """Start a process for every job, and end them all in the end.
 
     Args:
       jobs: what to run.
-      cache: folder for XLA's compiled programs, or None.
+      nursery: that they are forked from.
 
     Yields:
       The processes, loaded and warm.
@@ -134,7 +124,8 @@ def workers(jobs: Sequence[Job], cache: str | None = None) -> Iterator[list[Work
     """
     started: list[Worker] = []
     try:
-        started += [Worker(job, cache) for job in jobs]
+        for job in jobs:
+            started.append(Worker(job, nursery))
         # No more at once than there are cores: loading takes one.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(Worker.load, started))
@@ -142,13 +133,3 @@ def workers(jobs: Sequence[Job], cache: str | None = None) -> Iterator[list[Work
     finally:
         for worker in started:
             worker.close()
-
-
-def _environment(job: Job, cache: str | None) -> dict[str, str]:
-    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-    changed = {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2", "JAX_PLATFORMS": "cpu"}
-    changed |= dict.fromkeys(_THREAD_VARIABLES, str(job.threads))
-    if cache is not None:
-        # Programs are compiled for a number of threads, which XLA's cache does not know.
-        changed["JAX_COMPILATION_CACHE_DIR"] = str(Path(cache, f"threads-{job.threads}"))
-    return os.environ | changed

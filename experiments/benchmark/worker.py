@@ -1,18 +1,18 @@
 """The process of one row: loads it, and runs it once whenever it is asked to.
 
-It reads one JSON object a line from standard input, first the `Job`, and answers with one a line.
-Between two runs it waits for its input and takes no processor time.
+It reads one JSON object a line, first the `Job`, and answers with one a line. Between two runs it
+waits for its input and takes no processor time.
 """
 
 import io
 import json
 import os
-import sys
+import socket
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image
@@ -23,32 +23,53 @@ from experiments.benchmark.runtimes import runtime_class
 from experiments.benchmark.runtimes.runtime import Runtime
 
 _QUICK = 2.0  # seconds; what takes longer is warm after one run
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
 
 
-def main() -> None:
-    """Answer until standard input ends."""
-    # Libraries may print; the answers go where they do not.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
+def serve(connection: int, errors: int) -> NoReturn:
+    """Answer until the connection ends, then end this process.
 
-    def answer(message: dict[str, Any]) -> None:
-        print(json.dumps(message), file=answers)
-
+    Args:
+      connection: file descriptor of a socket.
+      errors: file descriptor for what libraries print, and for a traceback.
+    """
+    os.dup2(errors, 1)
+    os.dup2(errors, 2)
+    code = 1
     try:
-        fields = json.loads(sys.stdin.readline())
-        _serve(Job(**fields | {"cores": tuple(fields["cores"])}), answer)
+        with socket.socket(fileno=connection) as stream, stream.makefile("rw") as lines:
+            code = _serve(lines)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(code)  # what this process was forked from has its own way to end
+
+
+def _serve(lines: Any) -> int:
+    def answer(message: dict[str, Any]) -> None:
+        lines.write(json.dumps(message) + "\n")
+        lines.flush()
+
+    job_line = lines.readline()
+    if not job_line:
+        return 0
+    try:
+        for message in _answers(Job.from_dict(json.loads(job_line)), lines):
+            answer(message)
     except Exception as error:
         traceback.print_exc()
         answer({"error": f"{type(error).__name__}: {error}"})
-        sys.exit(1)
+        return 1
+    return 0
 
 
-def _serve(job: Job, answer: Callable[[dict[str, Any]], None]) -> None:
+def _answers(job: Job, requests: Any) -> Iterator[dict[str, Any]]:
+    """What is known once the network is warm, then the times of every run, at last the memory."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, job.cores)  # before any library counts the cores
+        os.sched_setaffinity(0, job.cores)
+    os.environ |= dict.fromkeys(_THREAD_VARIABLES, str(job.threads))
     images = np.load(job.images, allow_pickle=False)[: job.batch]
     cls = runtime_class(job.runtime)
-    cls.start()
+    cls.start(job)
     reset_peak()
     baseline = resident_bytes()
     runtime = cls(job, images.shape)
@@ -59,31 +80,22 @@ def _serve(job: Job, answer: Callable[[dict[str, Any]], None]) -> None:
         call()
     loading_peak = peak_bytes()
     resets = reset_peak()
-    answer(
-        {
-            "facts": runtime.facts,
-            "baseline_bytes": baseline,
-            "loading_peak_bytes": loading_peak,
-            "running_peak_is_known": resets,
-        }
-    )
-    idle_since, cpu_since = time.perf_counter(), time.process_time()
-    while line := sys.stdin.readline():
-        began, cpu_began = time.perf_counter(), time.process_time()
-        if json.loads(line) == "stop":
-            answer({"running_peak_bytes": peak_bytes()})
+    yield {
+        "facts": runtime.facts,
+        "baseline_bytes": baseline,
+        "loading_peak_bytes": loading_peak,
+        "running_peak_is_known": resets,
+    }
+    ended, cpu_ended = time.perf_counter(), time.process_time()
+    for request in requests:
+        if json.loads(request) == "stop":
+            yield {"running_peak_bytes": peak_bytes()}
             return
+        began, cpu_began = time.perf_counter(), time.process_time()
+        idle = {"idle_seconds": began - ended, "idle_cpu_seconds": cpu_began - cpu_ended}
         call()
         ended, cpu_ended = time.perf_counter(), time.process_time()
-        answer(
-            {
-                "seconds": ended - began,
-                "cpu_seconds": cpu_ended - cpu_began,
-                "idle_seconds": began - idle_since,
-                "idle_cpu_seconds": cpu_began - cpu_since,
-            }
-        )
-        idle_since, cpu_since = time.perf_counter(), time.process_time()
+        yield {"seconds": ended - began, "cpu_seconds": cpu_ended - cpu_began, **idle}
 
 
 def _latency(job: Job, runtime: Runtime, images: np.ndarray) -> Callable[[], Any]:
@@ -99,18 +111,15 @@ def _end_to_end(job: Job, runtime: Runtime) -> Callable[[], None]:
     assert job.picture is not None
     assert job.mask is not None
     picture, mask = Path(job.picture), Path(job.mask)
+    mode = "L" if job.unet["in_channels"] == 1 else "RGB"
 
     def call() -> None:
         with Image.open(picture) as file:
-            image = np.asarray(file.convert("RGB"))
-        if job.unet["in_channels"] == 1:
-            image = np.asarray(Image.fromarray(image).convert("L"))[..., None]
+            image = np.asarray(file.convert(mode))
+        if mode == "L":
+            image = image[..., None]
         content = io.BytesIO()
         Image.fromarray(runtime.mask(image)).save(content, "PNG")
         mask.write_bytes(content.getvalue())
 
     return call
-
-
-if __name__ == "__main__":
-    main()

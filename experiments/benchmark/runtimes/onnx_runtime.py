@@ -20,7 +20,7 @@ class OnnxRuntime(ChannelsFirst):
 
     @classmethod
     @override
-    def start(cls) -> None:
+    def start(cls, job: Job) -> None:
         onnxruntime.get_available_providers()
 
     def __init__(self, job: Job, shape: tuple[int, ...]) -> None:

@@ -22,7 +22,7 @@ class OpenVino(ChannelsFirst):
 
     @classmethod
     @override
-    def start(cls) -> None:
+    def start(cls, job: Job) -> None:
         openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")
 
     def __init__(self, job: Job, shape: tuple[int, ...]) -> None:

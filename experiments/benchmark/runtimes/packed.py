@@ -3,11 +3,11 @@
 from typing import override
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from experiments.benchmark.job import Job
+from experiments.benchmark.runtimes.compiler import start_xla
 from experiments.benchmark.runtimes.runtime import Runtime
 from mbu_jax.inference import infer
 from mbu_jax.ops.bitsliced import library
@@ -25,9 +25,9 @@ class Packed(Runtime):
 
     @classmethod
     @override
-    def start(cls) -> None:
+    def start(cls, job: Job) -> None:
         library.absent()
-        jax.block_until_ready(jax.jit(jnp.sin)(1.0))
+        start_xla(job)
 
     def __init__(self, job: Job, shape: tuple[int, ...]) -> None:
         self._engine = job.engine

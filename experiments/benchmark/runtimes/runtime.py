@@ -27,8 +27,12 @@ class Runtime(ABC):
 
     @classmethod
     @abstractmethod
-    def start(cls) -> None:
-        """Load libraries and start threads, so that these do not count as the network's memory."""
+    def start(cls, job: Job) -> None:
+        """Load libraries and start threads, so that these do not count as the network's memory.
+
+        Args:
+          job: what will be run.
+        """
 
     def prepare(self, images: NDArray) -> Any:
         """Bring images into the form that the network takes; not timed.

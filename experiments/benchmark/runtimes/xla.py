@@ -3,13 +3,13 @@
 from typing import override
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
 from experiments.benchmark.job import Job
 from experiments.benchmark.model_file import load_model
+from experiments.benchmark.runtimes.compiler import start_xla
 from experiments.benchmark.runtimes.runtime import Runtime
 from mbu_jax.unet import UNetConfig
 
@@ -24,8 +24,8 @@ class Xla(Runtime):
 
     @classmethod
     @override
-    def start(cls) -> None:
-        jax.block_until_ready(jax.jit(jnp.sin)(1.0))
+    def start(cls, job: Job) -> None:
+        start_xla(job)
 
     def __init__(self, job: Job, shape: tuple[int, ...]) -> None:
         model = load_model(job.model, UNetConfig.from_dict(job.unet))
