@@ -1,11 +1,7 @@
 """The foreign calls themselves: arrays that do not fit, lists kept from call to call, threads."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,9 +16,8 @@ from mbu_jax.ops.bitsliced.engines import split_segments
 from mbu_jax.ops.conv3x3 import arg_specs as conv_specs
 from mbu_jax.ops.up_conv2x2 import arg_specs as up_specs
 from mbu_jax.packing import PackedConv, PackedHead, PackedStem, valid_bits
-from tests.ops.bitsliced_digest import arguments, digest
+from tests.ops.bitsliced_digest import arguments
 
-ROOT = Path(__file__).parents[2]
 # The first call of a program and later ones raise the library's error as one or the other.
 REFUSED = (jax.errors.JaxRuntimeError, ValueError)
 
@@ -315,32 +310,3 @@ def test_unused_input_bits_are_never_made() -> None:
         planes = np.asarray(pixels.CONV(pair, layer, width=width))
         valid = valid_bits((2 * width if layer.transposed else width,))
         assert not (planes & ~valid).any(), index
-
-
-@pytest.mark.parametrize(
-    ("instructions", "one_core"), [("portable", False), ("avx2", False), (None, True)]
-)
-def test_processes_agree(instructions: str | None, one_core: bool) -> None:
-    """With other instructions, or on one core, so one thread, the bits are the same."""
-    if instructions == "avx2" and library.instructions() != "avx512":
-        pytest.skip("avx2 is what this process runs, or it is missing")
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    if instructions:
-        environment["MBU_JAX_INSTRUCTIONS"] = instructions
-    program = "import os, runpy; "
-    if one_core:
-        # Before XLA starts its threads, one a core.
-        program += "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
-    program += "runpy.run_module('tests.ops.bitsliced_digest', run_name='__main__')"
-    run = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env=environment,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    name, found = run.stdout.split()
-    assert name == (instructions or library.instructions())
-    assert found == digest()
