@@ -17,7 +17,7 @@ import numpy as np
 from tests.ptx.errors import PtxError
 from tests.ptx.memory import GlobalMemory
 from tests.ptx.shared import Accessors, SharedMemory
-from tests.ptx.syntax import Instruction
+from tests.ptx.syntax import Instruction, names_in
 
 type Array = np.ndarray[Any, Any]
 type Mask = Array | None  # None: every thread of the batch
@@ -209,8 +209,15 @@ def _located(error: Exception, machine: Machine, at: Instruction | None) -> PtxE
     where = f"line {at.line}: {at.text}" if at else "past the last instruction"
     if isinstance(error, PtxError):
         return PtxError(f"{error}; {where}")
-    if isinstance(error, TypeError | AttributeError) and any(
-        each is None for each in machine.registers
-    ):
-        return PtxError(f"reads a register that nothing has written; {where}")
+    if at is not None and (unwritten := _unwritten(machine, at)):
+        return PtxError(f"reads {', '.join(unwritten)}, which nothing has written; {where}")
     return PtxError(f"{type(error).__name__}: {error}; {where}")
+
+
+def _unwritten(machine: Machine, at: Instruction) -> list[str]:
+    """The registers that an instruction reads and nothing has written."""
+    first = 0 if at.opcode in ("st", "red", "bra", "bar", "barrier", "stmatrix") else 1
+    names = [name for operand in at.operands[first:] for name in names_in(operand)]
+    names += [at.guard.text] if at.guard else []
+    found = ((name, at.scope.register(name)) for name in names)
+    return [name for name, each in found if each and machine.registers[each.number] is None]

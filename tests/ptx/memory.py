@@ -60,9 +60,20 @@ def columns(rows: Array, count: int) -> list[Array]:
     return [rows] if count == 1 else [np.ascontiguousarray(rows[..., i]) for i in range(count)]
 
 
+def spread_words(values: list[Array], shape: tuple[int, ...]) -> Array:
+    """Values as one array of a shape, with a last axis where there are several."""
+    if len(values) == 1:
+        return np.broadcast_to(values[0], shape)
+    words = np.empty((*shape, len(values)), values[0].dtype)
+    for place, value in enumerate(values):
+        words[..., place] = value
+    return words
+
+
 def scatter(rows: Array, index: Array, values: Array) -> None:
+    """Writes values, which must agree where an index is there twice."""
     rows[index] = values
-    if not np.array_equal(rows[index], np.broadcast_to(values, rows[index].shape)):
+    if not (rows.take(index, axis=0) == values).all():
         raise PtxError("two threads store different values at one address")
 
 
@@ -135,7 +146,7 @@ class GlobalMemory:
             buffer = parts[0][1]
             index = (addresses - np.uint64(buffer.base)) >> _log2(width)
             rows = buffer.bytes.rows(dtype, count)
-            return columns(rows[index.view(np.int64)], count)
+            return columns(rows.take(index.view(np.int64), axis=0), count)
         result = np.zeros((*addresses.shape, *([count] if count > 1 else [])), dtype)
         for where, buffer in parts:
             index = (addresses[where] - np.uint64(buffer.base)) >> _log2(width)
@@ -149,8 +160,7 @@ class GlobalMemory:
         check_alignment(addresses, width)
         shape = np.broadcast_shapes(addresses.shape, *(value.shape for value in values))
         addresses = np.broadcast_to(addresses, shape)
-        spread = [np.broadcast_to(value, shape) for value in values]
-        words = spread[0] if count == 1 else np.stack(spread, axis=-1)
+        words = spread_words(values, shape)
         for where, buffer in self._parts(addresses, width):
             if not buffer.array.flags.writeable:
                 raise PtxError(f"stores to {buffer.name}, which is read-only")

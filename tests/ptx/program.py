@@ -140,6 +140,18 @@ def _shared_bytes(program: Program, dynamic: int | None) -> int:
     return program.compiler.static_shared_bytes + (dynamic or 0)
 
 
+def _granule(program: Program) -> int:
+    """Bytes of the smallest access of shared memory, 4 at most."""
+    narrow = {
+        TYPE_BITS[part] // 8
+        for each in program.module.instructions
+        if {"shared", "shared::cta"} & {*each.modifiers}
+        for part in each.modifiers
+        if part in TYPE_BITS
+    }
+    return min({4, *narrow})
+
+
 def _special(
     name: str, ctas: Array, grid: tuple[int, int, int], shape: tuple[int, int, int]
 ) -> Array:
@@ -219,10 +231,11 @@ def launch(
     of_cta = int(np.prod(shape))
     size = _shared_bytes(program, shared_bytes)
     together = max(1, min(batch_threads // of_cta, _SHARED_BYTES // max(size, 1)))
+    granule = _granule(program)
     instructions = batches = 0
     for first in range(0, total, together):
         ctas = np.arange(first, min(first + together, total), dtype=np.uint32)
-        shared = SharedMemory(len(ctas), size, SHARED_BASE)
+        shared = SharedMemory(len(ctas), size, SHARED_BASE, granule=granule, follow=of_cta > WARP)
         machine = Machine(program.compiler.places, len(ctas), of_cta, memory, shared, parameters)
         _fill(program, machine, ctas, (nx, ny, nz), shape)
         run(machine, program.blocks)

@@ -73,6 +73,22 @@ class Negated:
 type Operand = Name | Number | Address | Vector | Pair | Negated
 
 
+def names_in(operand: Operand) -> list[str]:
+    """The names that an operand holds."""
+    match operand:
+        case Name(text):
+            return [text]
+        case Address(base, _):
+            return names_in(base)
+        case Vector(items):
+            return [name for item in items for name in names_in(item)]
+        case Pair(first, second):
+            return [first.text, second.text]
+        case Negated(name):
+            return [name.text]
+    return []
+
+
 @dataclass
 class Scope:
     """What the braces around an instruction declare."""

@@ -53,6 +53,11 @@ def _same_in_warp(named: Array, here: Array) -> None:
             raise PtxError("lanes of one warp name different membermasks")
 
 
+def _by_warp(machine: Machine, value: Array) -> Array:
+    """As `Machine.by_warp`, with a 1 for what all threads have in common."""
+    return value[..., None] if value.shape[1] == 1 else machine.by_warp(value)
+
+
 def _flat(value: Array) -> Array:
     """`[ctas, warps, 32]` as registers have it."""
     return value.reshape(value.shape[0], -1)
@@ -74,7 +79,8 @@ def _shfl(c: Compiler, i: Instruction, m: Modifiers) -> Step:
     def step(machine: Machine, mask: Mask) -> None:
         r = machine.registers
         check_members(machine, mask, members(r))
-        values, offset, limits = (machine.by_warp(each(r)) for each in (a, b, clamp))
+        values = machine.by_warp(a(r))
+        offset, limits = (_by_warp(machine, each(r)) for each in (b, clamp))
         offset, clip = offset & np.uint32(31), limits & np.uint32(31)
         segment = limits >> np.uint32(8) & np.uint32(31)
         highest = (_LANES & segment) | (clip & ~segment)
@@ -94,11 +100,13 @@ def _shfl(c: Compiler, i: Instruction, m: Modifiers) -> Step:
         source = np.where(inside, lane, _LANES.view(np.int32))
         if mask is not None:
             _sources_here(machine, mask, source)
-        rows = max(values.shape[0], source.shape[0])
-        shape = (rows, machine.warps, WARP)
-        found = np.take_along_axis(
-            np.broadcast_to(values, shape), np.broadcast_to(source, shape).astype(np.int64), -1
-        )
+        shape = np.broadcast_shapes(values.shape, source.shape)
+        if source.size == WARP:
+            found = values.take(source.ravel(), axis=-1)
+        else:
+            found = np.take_along_axis(
+                np.broadcast_to(values, shape), np.broadcast_to(source, shape).astype(np.int64), -1
+            )
         write(machine, mask, _flat(found))
         if also is not None:
             also(machine, mask, _flat(np.broadcast_to(inside, shape)))
