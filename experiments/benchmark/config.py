@@ -69,7 +69,7 @@ class BenchmarkConfig:
     batch_sizes: tuple[int, ...] = (1,)
     """Images at once, besides one."""
 
-    sizes: tuple[int, ...] = (256, 512)
+    sizes: tuple[int, ...] = (128, 256, 384, 512)
     """Heights and widths that all rows are timed on, one image at once."""
 
     densities: tuple[float, ...] = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)
@@ -151,8 +151,9 @@ PRESETS = {
     "smoke": BenchmarkConfig(
         size=64,
         threads=(1,),
-        sizes=(32, 64),
-        densities=(0.1, 0.4),
+        sizes=(),
+        densities=(0.3,),
+        layers=True,
         networks=NetworkOptions(width=8),
         timing=TimingOptions(seconds=1.0, min_rounds=2, max_rounds=3),
     ),

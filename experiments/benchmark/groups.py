@@ -12,7 +12,7 @@ from experiments.benchmark.job import Job
 from experiments.benchmark.materials import Materials, masked_networks
 from experiments.benchmark.rows import Row
 
-Section = Literal["latency", "density", "end_to_end"]
+Section = Literal["latency", "density", "end_to_end", "layers"]
 _END_TO_END_PRECISIONS = ("int8",)
 
 
@@ -51,10 +51,11 @@ class Group:
 
     def __str__(self) -> str:
         """Say it in words, for a person."""
-        what = {"latency": "", "density": "densities, ", "end_to_end": "PNG to PNG, "}
+        what = {"density": "densities, ", "end_to_end": "PNG to PNG, ", "layers": "layers, "}
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         images = "1 image" if self.batch == 1 else f"{self.batch} images"
-        return f"{what[self.section]}{self.size}x{self.size}, {images}, {threads}"
+        kind = what.get(self.section, "")
+        return f"{kind}{self.size}x{self.size}, {images}, {threads}"
 
     def jobs(self, materials: Materials, main_size: int) -> list[Job]:
         """Say what the processes have to do.
@@ -76,7 +77,7 @@ class Group:
             jobs.append(
                 Job(
                     row=entry.name,
-                    runtime=entry.row.runtime,
+                    runtime="layers" if self.section == "layers" else entry.row.runtime,
                     engine=entry.row.engine,
                     model=str(model),
                     unet=material.unet,
@@ -107,7 +108,7 @@ def plan(config: BenchmarkConfig, rows: Sequence[Row]) -> list[Group]:
 
     Returns:
       The groups: every number of threads on the main size; then, with most threads, other sizes,
-      batches, densities and whole files.
+      batches, densities, whole files, and single layers on one thread.
     """
     entries = tuple(Entry(row.name, row) for row in rows)
     most = max(config.threads)
@@ -116,10 +117,10 @@ def plan(config: BenchmarkConfig, rows: Sequence[Row]) -> list[Group]:
     shapes += [(most, config.size, batch) for batch in sorted(set(config.batch_sizes) - {1})]
     groups = [Group("latency", *shape, entries) for shape in shapes]
     masked = masked_networks(rows)
+    sparse = [row for row in rows if row.network in masked and row.engine == "bitsliced"]
     swept = tuple(
         Entry(f"{row.name}@{density:g}", row, density)
-        for row in rows
-        if row.network in masked and row.engine == "bitsliced"
+        for row in sparse
         for density in config.densities
     )
     if swept:
@@ -131,4 +132,7 @@ def plan(config: BenchmarkConfig, rows: Sequence[Row]) -> list[Group]:
     )
     if config.end_to_end and whole:
         groups.append(Group("end_to_end", most, config.size, 1, whole))
+    if config.layers and sparse:
+        one_by_one = tuple(Entry(row.name, row) for row in sparse)
+        groups.append(Group("layers", 1, config.size, 1, one_by_one))
     return groups

@@ -7,11 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from experiments.benchmark.account import account
 from experiments.benchmark.config import BenchmarkConfig, TimingOptions
 from experiments.benchmark.groups import Group
 from experiments.benchmark.materials import Material, Materials
 from experiments.benchmark.nursery import Nursery
 from experiments.benchmark.processes import Worker, workers
+from mbu_jax.saving import load_packed
 
 _LARGEST_DIFFERENCE = 1e-3  # of float32 logits, relative to the largest
 
@@ -44,6 +46,9 @@ def measure(
         row |= {"model_bytes": model.stat().st_size, "runtime": said["facts"]}
         if entry.density is not None:
             row["density"] = material.facts["density"]
+        if group.section == "layers":
+            parts = [run["parts"] for run in runs]
+            row["layers"] = account(load_packed(model), group.size, parts)
         if job.logits is not None:
             logits = np.load(job.logits, allow_pickle=False)
             row["agreement"] = agreement(entry.row.engine, material, logits)
@@ -55,7 +60,7 @@ def measure(
 
 def _time_in_turn(
     started: Sequence[Worker], timing: TimingOptions, title: str
-) -> list[list[dict[str, float]]]:
+) -> list[list[dict[str, Any]]]:
     """By worker, what it said of each round: A B C, A B C, ..."""
     first = [worker.run() for worker in started]
     round_seconds = sum(run["seconds"] for run in first)
@@ -68,7 +73,7 @@ def _time_in_turn(
     return samples
 
 
-def _summary(runs: Sequence[dict[str, float]], batch: int) -> dict[str, Any]:
+def _summary(runs: Sequence[dict[str, Any]], batch: int) -> dict[str, Any]:
     seconds = [run["seconds"] for run in runs]
     low, middle, high = (float(q) for q in np.quantile(seconds, (0.25, 0.5, 0.75)))
     cpu = [run["cpu_seconds"] for run in runs]

@@ -49,12 +49,13 @@ class Worker:
         self.ready = self._ask(dataclasses.asdict(self.job))
         return self
 
-    def run(self) -> dict[str, float]:
+    def run(self) -> dict[str, Any]:
         """Let it run once.
 
         Returns:
           Seconds of the run by the clock and of its processor time (``seconds``,
-          ``cpu_seconds``), and of the wait before it (``idle_seconds``, ``idle_cpu_seconds``).
+          ``cpu_seconds``), and of the wait before it (``idle_seconds``, ``idle_cpu_seconds``); of
+          a runtime that times its parts also those (``parts``).
         """
         return self._ask("run")
 

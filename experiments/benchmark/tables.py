@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-_MEGA = 1e6
+_MEGA, _GIGA = 1e6, 1e9
 
 
 def tables(report: dict[str, Any]) -> str:
@@ -25,8 +25,9 @@ def tables(report: dict[str, Any]) -> str:
         if "@" not in name:
             density = "" if "density" not in facts else f", {facts['density']:.1%} non-zero"
             lines.append(f"{name}: {facts['source']}{density}")
+    lines += _remarks(report)
     for group in report["groups"]:
-        lines += ["", *_group(group)]
+        lines += ["", *(_layers(group) if group["section"] == "layers" else _group(group))]
     lines += ["", *_LEGEND]
     return "\n".join(lines)
 
@@ -36,6 +37,35 @@ _LEGEND = (
     "load MB, run MB: peak memory while the network is loaded and while it runs, above what the",
     "process held without it. agrees: with the model, on one image; of a packed network all bits.",
 )
+
+
+def _remarks(report: dict[str, Any]) -> list[str]:
+    """Rows that did not run with the precision that they are named after."""
+    remarks = {}
+    for group in report["groups"]:
+        for name, row in group["rows"].items():
+            used = row["runtime"].get("inference_precision_hint")
+            if row["runtime"].get("precision") == "bf16" and used != "bf16":
+                remarks[name] = f"{name} ran in {used}: this processor has no bf16"
+    return list(remarks.values())
+
+
+def _layers(group: dict[str, Any]) -> list[str]:
+    lines = []
+    for row, found in group["rows"].items():
+        layers = found["layers"]
+        whole = layers["network"]["median"]
+        body = []
+        for name, layer in layers.items():
+            cells = [name, _ms(layer["median"]), f"{layer['median'] / whole:.1%}"]
+            if "nonzero_macs" in layer:
+                macs, rate = layer["nonzero_macs"], layer["nonzero_macs_per_second"]
+                cells += [f"{macs / _MEGA:.1f}", f"{rate / _GIGA:.1f}"]
+            body.append(cells + [""] * (5 - len(cells)))
+        title = f"Layers of {row}: {group['size']}x{group['size']}, batch 1, threads 1"
+        header = ["convolution", "ms", "share", "non-zero MMAC", "GMAC/s"]
+        lines += [*([""] if lines else []), title, *_aligned(header, body)]
+    return lines
 
 
 def _group(group: dict[str, Any]) -> list[str]:

@@ -95,7 +95,8 @@ def _answers(job: Job, requests: Any) -> Iterator[dict[str, Any]]:
         idle = {"idle_seconds": began - ended, "idle_cpu_seconds": cpu_began - cpu_ended}
         call()
         ended, cpu_ended = time.perf_counter(), time.process_time()
-        yield {"seconds": ended - began, "cpu_seconds": cpu_ended - cpu_began, **idle}
+        run = {"seconds": ended - began, "cpu_seconds": cpu_ended - cpu_began, **idle}
+        yield run if runtime.parts is None else run | {"parts": runtime.parts}
 
 
 def _latency(job: Job, runtime: Runtime, images: np.ndarray) -> Callable[[], Any]:

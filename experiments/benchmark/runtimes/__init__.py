@@ -6,6 +6,7 @@ from experiments.benchmark.runtimes.runtime import Runtime
 
 _CLASSES = {
     "packed": ("packed", "Packed"),
+    "layers": ("layers", "Layers"),
     "xla": ("xla", "Xla"),
     "onnxruntime": ("onnx_runtime", "OnnxRuntime"),
     "openvino": ("open_vino", "OpenVino"),
@@ -16,7 +17,7 @@ def runtime_class(name: str) -> type[Runtime]:
     """Import a runtime.
 
     Args:
-      name: ``packed``, ``xla``, ``onnxruntime`` or ``openvino``.
+      name: ``packed``, ``layers``, ``xla``, ``onnxruntime`` or ``openvino``.
 
     Returns:
       Its class.

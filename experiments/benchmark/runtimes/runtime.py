@@ -18,9 +18,11 @@ class Runtime(ABC):
 
     Attributes:
       facts: what it really runs with, for the report.
+      parts: seconds of each part of the last run, by name, where it times them.
     """
 
     facts: dict[str, Any]
+    parts: dict[str, float] | None = None
 
     @abstractmethod
     def __init__(self, job: Job, shape: tuple[int, ...]) -> None: ...
