@@ -155,7 +155,7 @@ def test_images_that_do_not_fit_are_refused(
 
 
 def test_an_unknown_engine_is_refused(params: PackedUNet, images: Array) -> None:
-    with pytest.raises(InputError, match="unknown implementation 'fast' of conv3x3"):
+    with pytest.raises(InputError, match="unknown implementation 'fast' of stem"):
         jax.eval_shape(lambda: infer(params, images, implementation="fast"))
 
 

@@ -62,30 +62,46 @@ def weights_of(layer: PackedConv, *, tap_is_output: bool) -> Weights:
             return plane.reshape(taps * groups, WORD_BITS, 1, words)
         return plane.transpose(1, 0, 2).reshape(groups, WORD_BITS, taps, words)
 
-    valid = jnp.asarray(valid_bits(layer.segments)).reshape(1, 1, 1, -1)
-    negative = ~layer.positive & valid if layer.negative is None else layer.negative
-    kept = layer.positive | negative
-    size = _count(kept)
-    if layer.exponent is not None:
-        size = size + _count(layer.exponent[0]) + 3 * _count(layer.exponent[1])
-    largest = (2**layer.activation_bits - 1) * size.sum(-1)  # [h, w, K]: of |a.w|, tap by tap
-    largest = largest.reshape(1, taps, outputs)
-    if not tap_is_output:
-        largest = largest.sum(1, keepdims=True)
-    # Clipping keeps "always" and "never" and lets the sum fit 32 bits.
-    theta = jnp.clip(layer.theta[:, None], -largest, largest + 1)
+    negative = _negative(layer)
     never = np.iinfo(np.int32).max
-    least = jnp.pad(
-        (theta + largest + 1) >> 1, ((0, 0), (0, 0), (0, missing)), constant_values=never
-    )
+    least = jnp.pad(least_agreements(layer), ((0, 0), (0, 0), (0, missing)), constant_values=never)
     return Weights(
         negative=arrange(negative),
-        kept=None if layer.negative is None else arrange(kept),
+        kept=None if layer.negative is None else arrange(layer.positive | negative),
         exponent=None
         if layer.exponent is None
         else jnp.stack([arrange(plane) for plane in layer.exponent]),
         least=least.reshape(layer.theta.shape[0], -1, WORD_BITS),
     )
+
+
+def least_agreements(layer: PackedConv) -> Array:
+    """Turn thresholds of the dot product into numbers of agreements.
+
+    Args:
+      layer: the layer.
+
+    Returns:
+      [T, 1, K] int32: the fewest agreements that set bit t of the code; [T, 4, K] of a transposed
+      convolution, every tap of which makes outputs of its own.
+    """
+    height, width, outputs, _ = layer.positive.shape
+    size = _count(layer.positive | _negative(layer))
+    if layer.exponent is not None:
+        size = size + _count(layer.exponent[0]) + 3 * _count(layer.exponent[1])
+    largest = (2**layer.activation_bits - 1) * size.sum(-1)  # [h, w, K]: of |a.w|, tap by tap
+    largest = largest.reshape(1, height * width, outputs)
+    if not layer.transposed:
+        largest = largest.sum(1, keepdims=True)
+    # Clipping keeps "always" and "never" and lets the sum fit 32 bits.
+    theta = jnp.clip(layer.theta[:, None], -largest, largest + 1)
+    return (theta + largest + 1) >> 1
+
+
+def _negative(layer: PackedConv) -> Array:
+    if layer.negative is not None:
+        return layer.negative
+    return ~layer.positive & jnp.asarray(valid_bits(layer.segments)).reshape(1, 1, 1, -1)
 
 
 def correlate(slabs: Array, weights: Weights, side: int) -> Array:

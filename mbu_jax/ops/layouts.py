@@ -102,7 +102,7 @@ class ChannelPacked(Layout[Array]):
     """Activations are uint32 [B, H, W, P, N].
 
     Args:
-      implementation: name of the convolutions' engine, or None for the best.
+      implementation: name of the engine, or None for the best.
     """
 
     def __init__(self, implementation: str | None = None):
@@ -110,7 +110,7 @@ class ChannelPacked(Layout[Array]):
 
     @override
     def stem(self, levels: Array, layer: PackedStem) -> Array:
-        return stem(levels, layer, implementation="xla")
+        return stem(levels, layer, implementation=self._implementation)
 
     @override
     def conv(self, x: Array, layer: PackedConv) -> Array:
@@ -119,7 +119,7 @@ class ChannelPacked(Layout[Array]):
 
     @override
     def max_pool2x2(self, x: Array) -> Array:
-        return max_pool2x2(x)
+        return max_pool2x2(x, implementation=self._implementation)
 
     @override
     def join(self, skip: Array, x: Array) -> Array:
@@ -127,7 +127,7 @@ class ChannelPacked(Layout[Array]):
 
     @override
     def head(self, x: Array, layer: PackedHead) -> Array:
-        return head(x, layer, implementation="xla")
+        return head(x, layer, implementation=self._implementation)
 
     @override
     def channel_words(self, x: Array) -> Array:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from mbu_jax.errors import InputError
 from mbu_jax.ops.bitsliced import library
 from mbu_jax.ops.bitsliced.engines import head_bitsliced
+from mbu_jax.ops.gpu import target
+from mbu_jax.ops.head.popcount import head_popcount
 from mbu_jax.ops.head.xla import head_xla
 from mbu_jax.ops.operation import Engine, Operation
 from mbu_jax.ops.shapes import words_checked
@@ -26,3 +28,4 @@ def _shape(x: Any, layer: PackedHead) -> jax.ShapeDtypeStruct:
 OPERATION = Operation("head", _shape)
 OPERATION.register(Engine("xla", head_xla))
 OPERATION.register(Engine("bitsliced", head_bitsliced, platforms=("cpu",), absent=library.absent))
+OPERATION.register(Engine("popcount", head_popcount, platforms=("cuda",), absent=target.absent))

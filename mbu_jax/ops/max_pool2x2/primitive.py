@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from mbu_jax.errors import InputError
+from mbu_jax.ops.gpu import target
+from mbu_jax.ops.max_pool2x2.popcount import max_pool2x2_popcount
 from mbu_jax.ops.max_pool2x2.xla import max_pool2x2_xla
 from mbu_jax.ops.operation import Engine, Operation
 from mbu_jax.ops.shapes import words_checked
@@ -20,3 +22,6 @@ def _shape(x: Any, layer: None) -> jax.ShapeDtypeStruct:
 
 OPERATION = Operation("max_pool2x2", _shape)
 OPERATION.register(Engine("xla", max_pool2x2_xla))
+OPERATION.register(
+    Engine("popcount", max_pool2x2_popcount, platforms=("cuda",), absent=target.absent)
+)

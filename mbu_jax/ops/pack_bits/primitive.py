@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from mbu_jax.errors import InputError
+from mbu_jax.ops.gpu import target
 from mbu_jax.ops.operation import Engine, Operation
+from mbu_jax.ops.pack_bits.popcount import pack_bits_popcount
 from mbu_jax.ops.pack_bits.xla import pack_bits_xla
 from mbu_jax.packing import word_count
 
@@ -23,3 +25,6 @@ def _shape(codes: Any, layer: None, *, bits: int) -> jax.ShapeDtypeStruct:
 
 OPERATION = Operation("pack_bits", _shape)
 OPERATION.register(Engine("xla", pack_bits_xla))
+OPERATION.register(
+    Engine("popcount", pack_bits_popcount, platforms=("cuda",), absent=target.absent)
+)

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 
 from mbu_jax.ops.bitsliced import library
 from mbu_jax.ops.bitsliced.engines import stem_bitsliced
+from mbu_jax.ops.gpu import target
 from mbu_jax.ops.operation import Engine, Operation
 from mbu_jax.ops.shapes import checked_levels
+from mbu_jax.ops.stem.popcount import stem_popcount
 from mbu_jax.ops.stem.xla import stem_xla
 from mbu_jax.packing import PackedStem, word_count
 
@@ -23,3 +25,4 @@ def _shape(levels: Any, layer: PackedStem) -> jax.ShapeDtypeStruct:
 OPERATION = Operation("stem", _shape)
 OPERATION.register(Engine("xla", stem_xla))
 OPERATION.register(Engine("bitsliced", stem_bitsliced, platforms=("cpu",), absent=library.absent))
+OPERATION.register(Engine("popcount", stem_popcount, platforms=("cuda",), absent=target.absent))

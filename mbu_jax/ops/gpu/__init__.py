@@ -1,0 +1,1 @@
+"""What the GPU engines share: the target that kernels are compiled for, and the calls."""

@@ -1,0 +1,37 @@
+"""Packed 2x2 transposed convolution by a Gluon kernel that counts bits."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from mbu_jax.ops.batches import split_over_batch
+from mbu_jax.ops.gpu.calls import call
+from mbu_jax.ops.gpu.weights import arranged_least, arranged_planes, plane_count
+from mbu_jax.packing import PackedConv, word_count
+
+
+def up_conv2x2_popcount(x: Array, layer: PackedConv) -> Array:
+    """Convolve, compare and pack in one kernel.
+
+    Args:
+      x: [B, H, W, P, N] uint32.
+      layer: the layer.
+
+    Returns:
+      [B, 2H, 2W, P, ceil(K/32)] uint32.
+    """
+    from triton_kernels import up_conv2x2
+    from triton_kernels.tiles import best_tile
+
+    weight_planes = plane_count(layer)
+    groups = word_count(layer.out_channels)
+    tile = best_tile(x.shape, weight_planes)
+
+    def run(x: Array, *weights: Array) -> Array:
+        launch = up_conv2x2.launch(x.shape, weight_planes=weight_planes, groups=groups, tile=tile)
+        batch, height, width, planes, _ = x.shape
+        shape = (batch, 2 * height, 2 * width, planes, groups)
+        return call(launch, jax.ShapeDtypeStruct(shape, jnp.uint32), x, *weights)
+
+    weights = arranged_planes(layer, tile.chunk), arranged_least(layer)
+    return split_over_batch(run, batched=1)(x, *weights)

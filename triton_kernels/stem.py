@@ -1,0 +1,115 @@
+# pyrefly: ignore-errors
+"""3x3 convolution of 8-bit images, compared and packed: integers, which float32 holds exactly.
+
+Shape letters: B H W C, P planes of activations, G groups of 32 output channels, T thresholds.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+from triton_kernels.counting import code_words
+from triton_kernels.launch import Launch, cdiv
+from triton_kernels.tiles import tile_shape
+
+_PIXELS = 128
+_WARPS = 4
+
+
+@gluon.jit
+def stem_kernel(
+    levels,
+    weight,
+    theta,
+    height,
+    width,
+    groups,
+    y,
+    CHANNELS: gl.constexpr,
+    PLANES: gl.constexpr,
+    ROWS: gl.constexpr,
+    COLUMNS: gl.constexpr,
+    WARPS: gl.constexpr,
+):
+    """One tile of pixels of one image and one group of 32 output channels a program.
+
+    Args:
+      levels: [B, H, W, C] uint8; a level counts as ``2 level - 255``, pixels outside as 0.
+      weight: [G, 3, 3, C, 32] float32, whole numbers.
+      theta: [T, G, 32] int32.
+      height: H.
+      width: W.
+      groups: G.
+      y: [B, H, W, P, G] uint32.
+      CHANNELS: C.
+      PLANES: P.
+      ROWS: of the tile.
+      COLUMNS: of the tile.
+      WARPS: of the program.
+    """
+    PIXELS: gl.constexpr = ROWS * COLUMNS
+    tile: gl.constexpr = gl.BlockedLayout([1, 1], [4, 8], [WARPS, 1], [1, 0])
+    block = gl.program_id(0)
+    group = block % groups
+    block = block // groups
+    across = gl.cdiv(width, COLUMNS)
+    left = block % across * COLUMNS
+    block = block // across
+    down = gl.cdiv(height, ROWS)
+    top = block % down * ROWS
+    first_pixel = (block // down).to(gl.int64) * height * width
+
+    pixel = gl.arange(0, PIXELS, layout=gl.SliceLayout(1, tile))
+    channel = gl.arange(0, 32, layout=gl.SliceLayout(0, tile))
+    row = top + pixel // COLUMNS
+    column = left + pixel % COLUMNS
+    at = first_pixel + row.to(gl.int64) * width + column
+    levels += at * CHANNELS
+    weight += group * (9 * CHANNELS * 32) + channel
+
+    sums = gl.full([PIXELS, 32], 0, gl.float32, layout=tile)
+    for i in range(3):
+        source = row + i - 1
+        for j in gl.static_range(3):
+            beside = column + (j - 1)
+            inside = (source >= 0) & (source < height) & (beside >= 0) & (beside < width)
+            for c in gl.static_range(CHANNELS):
+                offset = (i - 1) * width * CHANNELS + ((j - 1) * CHANNELS + c)
+                level = gl.load(levels + offset, inside, other=0).to(gl.float32)
+                number = gl.where(inside, 2 * level - 255, 0.0)
+                factor = gl.load(weight + (j * CHANNELS + c) * 32)
+                sums = gl.fma(gl.expand_dims(number, 1), gl.expand_dims(factor, 0), sums)
+        weight += 3 * CHANNELS * 32
+
+    words = code_words(sums.to(gl.int32), theta + group * 32 + channel, groups * 32, PLANES)
+    y += at * (PLANES * groups) + group
+    for plane in gl.static_range(PLANES):
+        gl.store(y + plane * groups, words[plane], mask=(row < height) & (column < width))
+
+
+def launch(levels: tuple[int, ...], *, planes: int, groups: int) -> Launch:
+    """Launch `stem_kernel` with arrays (levels, weight, theta), giving y.
+
+    Args:
+      levels: shape, B, H, W and C.
+      planes: P.
+      groups: G.
+
+    Returns:
+      The launch.
+    """
+    batch, height, width, channels = levels
+    rows, columns = tile_shape(height, width, _PIXELS)
+    return Launch(
+        kernel=stem_kernel,
+        blocks=batch * cdiv(height, rows) * cdiv(width, columns) * groups,
+        sizes={"height": height, "width": width, "groups": groups},
+        constants={
+            "CHANNELS": channels,
+            "PLANES": planes,
+            "ROWS": rows,
+            "COLUMNS": columns,
+            "WARPS": _WARPS,
+        },
+        warps=_WARPS,
+        registers=168,
+    )

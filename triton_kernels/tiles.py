@@ -1,0 +1,66 @@
+"""What one program of a convolution computes, and how."""
+
+import dataclasses
+
+from triton_kernels.launch import cdiv
+
+_PIXELS = 64  # 4 pixels of 4 channels a thread: enough is counted for every word loaded
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """Pixels of a program, and words that a thread loads at once.
+
+    Attributes:
+      rows: of pixels, a power of two.
+      columns: of pixels, a power of two.
+      chunk: words: 1, 2 or 4, and a divisor of the words of a pixel.
+      warps: 1, 2, 4 or 8, each with 4 pixels or more.
+    """
+
+    rows: int
+    columns: int
+    chunk: int
+    warps: int
+
+
+def tile_shape(height: int, width: int, pixels: int) -> tuple[int, int]:
+    """Choose the shape of a tile that leaves fewest pixels unused.
+
+    Args:
+      height: of the image in pixels.
+      width: of the image in pixels.
+      pixels: of the tile, a power of two, 64 or more.
+
+    Returns:
+      Rows and columns.
+
+    Example:
+      >>> tile_shape(30, 40, 64)
+      (8, 8)
+    """
+
+    def tiles(columns: int) -> int:
+        return cdiv(height, pixels // columns) * cdiv(width, columns)
+
+    columns = min((16, 8, 32, 4, 64), key=tiles)
+    return pixels // columns, columns
+
+
+def best_tile(x: tuple[int, ...], weight_planes: int) -> Tile:
+    """Choose a convolution's tile by rules of thumb.
+
+    Args:
+      x: shape of the input words, B, H, W, P and N.
+      weight_planes: 1 of a binary layer, 2 of a masked one, 4 with powers of two.
+
+    Returns:
+      64 pixels, and a chunk that fits the registers.
+
+    Example:
+      >>> best_tile((1, 30, 40, 1, 8), weight_planes=2)
+      Tile(rows=8, columns=8, chunk=2, warps=4)
+    """
+    _, height, width, planes, words = x
+    chunk = 2 if words % 2 == 0 and planes * weight_planes <= 2 else 1
+    return Tile(*tile_shape(height, width, _PIXELS), chunk, warps=4)
