@@ -1,16 +1,18 @@
 // The kernels against loops that read every bit by its definition, on buffers of their exact size.
 //
-// Built with sanitizers by sanitize.sh; takes a seed. Prints what differs and exits 1, or how much
-// was compared.
+// Built with sanitizers by sanitize.sh; takes a seed and a number of threads. Prints what differs
+// and exits 1, or how much was compared.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <numeric>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "network.h"
@@ -28,6 +30,18 @@ using namespace mbu;
 
 std::mt19937 rng;
 int64_t compared = 0;
+int threads = 1;
+
+// Thread t does tasks t, t + threads and so on, so that every thread has some.
+void run_tasks(int64_t tasks, const std::function<void(int64_t)>& run) {
+  const auto work = [&](int thread) {
+    for (int64_t task = thread; task < tasks; task += threads) run(task);
+  };
+  std::vector<std::thread> others;
+  for (int thread = 1; thread < threads; ++thread) others.emplace_back(work, thread);
+  work(0);
+  for (std::thread& other : others) other.join();
+}
 
 int draw(int least, int most) { return least + static_cast<int>(rng() % (most - least + 1)); }
 bool chance(double share) { return rng() < share * 4294967296.0; }
@@ -232,6 +246,30 @@ void check_offsets(const Kernels& kernels, const Case& c, const Tile& tile,
   }
 }
 
+// The lists hold what a plan counts: every plane of a weight that is not zero, or of a binary
+// layer's rarer sign, and then every input once.
+void check_lengths(const Kernels& kernels, const Case& c, const Layer& layer,
+                   const Weights& weights) {
+  const int taps = layer.side * layer.side, own = c.transposed ? taps : 1, shared = taps / own;
+  size_t expected = 0, inputs = 0;
+  for (int output = 0; output < own * c.outputs; ++output) {
+    size_t signs[2] = {0, 0};
+    for (int t = 0; t < shared; ++t) {
+      for (int i = 0; i < layer.inputs; ++i) {
+        const int tap = c.transposed ? output / c.outputs : t;
+        const int w = layer.weight(tap, output % c.outputs, i, c.outputs);
+        if (w) ++signs[w > 0];
+      }
+    }
+    expected += c.kind == kBinary ? std::min(signs[0], signs[1]) : signs[0] + signs[1];
+  }
+  for (const auto& plane : weights.all_inputs) inputs += plane.size();
+  const size_t all = c.kind == kBinary ? static_cast<size_t>(shared) * layer.inputs : 0;
+  if (weights.offsets.size() != c.planes * expected || inputs != c.planes * all) {
+    fail(kernels, text(c), "the lists have other lengths");
+  }
+}
+
 void check_conv(const Kernels& kernels, const Case& c) {
   const Activations x(c.images, c.planes, c.first, c.height, c.width);
   const Activations y(c.images, c.planes, c.second, c.height, c.width);
@@ -245,6 +283,7 @@ void check_conv(const Kernels& kernels, const Case& c) {
   const std::string problem = list_nonzeros(layer.packed(c), tile, weights);
   if (!problem.empty()) fail(kernels, text(c), problem);
   check_offsets(kernels, c, tile, weights);
+  check_lengths(kernels, c, layer, weights);
   constexpr int64_t nobody = -1;
   std::vector<int64_t> owner(expected.size(), nobody);
   for (const uint32_t fill : {0u, ~0u}) {
@@ -256,9 +295,12 @@ void check_conv(const Kernels& kernels, const Case& c) {
                        out.data(),
                        c.outputs,
                        c.parts};
-    for (int64_t task = 0; task < kernels.conv_tasks(conv); ++task) {
+    const int64_t tasks = kernels.conv_tasks(conv);
+    const auto run = c.transposed ? kernels.up_conv : kernels.conv;
+    if (threads > 1) run_tasks(tasks, [&](int64_t task) { run(conv, task); });
+    for (int64_t task = 0; threads == 1 && task < tasks; ++task) {
       const std::vector<uint32_t> before(out.data(), out.data() + out.size);
-      (c.transposed ? kernels.up_conv : kernels.conv)(conv, task);
+      run(conv, task);
       for (size_t i = 0; i < out.size; ++i) {
         if (out[i] == before[i]) continue;
         // Tasks run at once, so none may touch what another writes, not even to leave it as it is.
@@ -333,7 +375,7 @@ void check_stem(const Kernels& kernels, int images, int planes, int channels, in
   const Stem stem = {x.data(), weight.data(), theta.data(), images, height,
                      width,    channels,      outputs,      planes, out.data()};
   const int64_t tasks = int64_t{images} * ((height + kStemRows - 1) / kStemRows);
-  for (int64_t task = 0; task < tasks; ++task) kernels.stem(stem, task);
+  run_tasks(tasks, [&](int64_t task) { kernels.stem(stem, task); });
   for (size_t i = 0; i < out.size; ++i, ++compared) {
     if (out[i] != expected[i])
       fail(kernels, "stem " + std::to_string(width), "word " + std::to_string(i) + " differs");
@@ -364,7 +406,7 @@ void check_pool(const Kernels& kernels, int images, int planes, int channels, in
   }
   Exact<uint32_t> out(expected.size(), ~0u);
   const Pool pool = {x.bits.data(), images, planes, channels, height, width, out.data()};
-  for (int64_t task = 0; task < int64_t{images} * channels; ++task) kernels.pool(pool, task);
+  run_tasks(int64_t{images} * channels, [&](int64_t task) { kernels.pool(pool, task); });
   for (size_t i = 0; i < out.size; ++i, ++compared) {
     if (out[i] != expected[i])
       fail(kernels, "pool " + std::to_string(width), "word " + std::to_string(i) + " differs");
@@ -380,7 +422,7 @@ void check_head(const Kernels& kernels, int images, int planes, int channels, in
   Exact<float> out(static_cast<size_t>(images) * height * width * classes, NAN);
   const Head head = {x.bits.data(), weight.data(), bias.data(), images,  planes,
                      channels,      height,        width,       classes, out.data()};
-  for (int64_t task = 0; task < int64_t{images} * height; ++task) kernels.head(head, task);
+  run_tasks(int64_t{images} * height, [&](int64_t task) { kernels.head(head, task); });
   for (size_t i = 0; i < out.size; ++i, ++compared) {
     const int k = i % classes, column = i / classes % width, row = i / classes / width % height;
     const int image = i / classes / width / height;
@@ -421,6 +463,49 @@ void check_hostile(const Kernels& kernels) {
   }
 }
 
+// Planes with bits flipped anywhere and any thresholds are refused, or computed with inside memory.
+void check_random(const Kernels& kernels) {
+  int refused = 0, taken = 0;
+  for (int i = 0; i < 150; ++i) {
+    const Case c = {"flipped",         1,           draw(1, 2),
+                    draw(1, 70),       draw(0, 40), draw(1, 5),
+                    draw(1, 5),        draw(1, 90), static_cast<Kind>(draw(0, 2)),
+                    chance(0.5) * 0.3, chance(0.4), draw(1, 3)};
+    Layer layer(c);
+    const PackedConv packed = layer.packed(c);
+    for (int flips = draw(1, 3); flips > 0; --flips) {
+      Exact<uint32_t>* planes[] = {&layer.positive, &layer.negative, &layer.exponent};
+      Exact<uint32_t>& chosen = *planes[draw(0, 2)];
+      chosen[rng() % chosen.size] ^= 1u << draw(0, 31);
+    }
+    for (size_t t = 0; t < layer.theta.size; ++t) layer.theta[t] = static_cast<int32_t>(rng());
+    const Tile tile = plan_tile(c.height, c.width, c.transposed ? 1 : 3, c.planes,
+                                c.first + c.second, kernels.vector_bytes / 4);
+    Weights weights;
+    if (!list_nonzeros(packed, tile, weights).empty()) {
+      ++refused;
+      continue;
+    }
+    ++taken;
+    check_offsets(kernels, c, tile, weights);
+    const Activations x(1, c.planes, c.first, c.height, c.width);
+    const Activations y(1, c.planes, c.second, c.height, c.width);
+    const int scale = c.transposed ? 2 : 1;
+    Exact<uint32_t> out(static_cast<size_t>(c.planes) * c.outputs * scale * c.height *
+                        words_of(scale * c.width));
+    const Conv conv = {{x.bits.data(), y.bits.data()},
+                       {c.first, c.second},
+                       1,
+                       &weights,
+                       out.data(),
+                       c.outputs,
+                       c.parts};
+    const auto run = c.transposed ? kernels.up_conv : kernels.conv;
+    run_tasks(kernels.conv_tasks(conv), [&](int64_t task) { run(conv, task); });
+  }
+  if (refused < 10 || taken < 10) fail(kernels, "flipped bits", "hardly any refused, or taken");
+}
+
 void check(const Kernels& kernels, unsigned seed) {
   rng.seed(seed);
   const Case fixed[] = {
@@ -454,15 +539,17 @@ void check(const Kernels& kernels, unsigned seed) {
     check_head(kernels, draw(1, 2), draw(1, 2), draw(1, 40), draw(1, 3), draw(1, 180), draw(1, 3));
   }
   check_hostile(kernels);
-  std::printf("%s: as the definition in %lld numbers\n", kernels.name,
-              static_cast<long long>(compared));
+  check_random(kernels);
+  std::printf("%s: as the definition in %lld numbers, threads %d\n", kernels.name,
+              static_cast<long long>(compared), threads);
   compared = 0;
 }
 
 }  // namespace
 
-int main(int, char** arguments) {
-  const unsigned seed = arguments[1] ? std::strtoul(arguments[1], nullptr, 10) : 1;
+int main(int count, char** arguments) {
+  const unsigned seed = count > 1 ? std::strtoul(arguments[1], nullptr, 10) : 1;
+  if (count > 2) threads = std::atoi(arguments[2]);
   check(mbu::kernels_portable, seed);
   if (&mbu::kernels_avx2) check(mbu::kernels_avx2, seed);
   if (&mbu::kernels_avx512) check(mbu::kernels_avx512, seed);

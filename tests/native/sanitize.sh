@@ -1,6 +1,7 @@
 #!/bin/sh
 # Builds the kernels and check_kernels.cpp with AddressSanitizer and UndefinedBehaviorSanitizer, for
 # every instruction set that this processor runs, and runs them. AVX-512 is emulated where missing.
+# Then the same code for any processor with ThreadSanitizer, on four threads.
 #
 # Usage: tests/native/sanitize.sh [build folder [seed]]
 set -eu
@@ -35,8 +36,13 @@ x86_64)
   ;;
 esac
 compile -c "$native/weights.cpp" -o "$build/weights.o"
+start -O1 -fsanitize=thread -DMBU_ISA=portable -c "$native/kernels.cpp" -o "$build/threads.o"
+start -O1 -fsanitize=thread -c "$native/weights.cpp" -o "$build/lists.o"
 # The loops that say what is right only have to be fast.
 start -O2 -c "$here/check_kernels.cpp" -o "$build/check.o"
 for job in $jobs; do wait "$job"; done
 ${CXX:-g++} $sanitizers -o "$build/check" $objects "$build/weights.o" "$build/check.o"
 "$build/check" "${2:-1}"
+${CXX:-g++} -fsanitize=thread -o "$build/check-threads" "$build/threads.o" "$build/lists.o" \
+  "$build/check.o"
+TSAN_OPTIONS=halt_on_error=1 "$build/check-threads" "${2:-1}" 4

@@ -1,6 +1,7 @@
-"""The C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer; see sanitize.sh."""
+"""The C++ kernels under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,4 +19,6 @@ def test_kernels_are_the_definition_and_stay_inside_their_memory(tmp_path: Path)
         ["sh", str(SCRIPT), str(tmp_path)], check=False, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr[-4000:]
-    assert "portable: as the definition" in run.stdout
+    for threads in (1, 4):
+        line = rf"^portable: as the definition in \d+ numbers, threads {threads}$"
+        assert re.search(line, run.stdout, re.MULTILINE), run.stdout

@@ -1,16 +1,21 @@
 """No bytes make loading do anything but refuse them or give a valid network."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+import safetensors.numpy
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mbu_jax.errors import InputError
+from mbu_jax.inference import infer
 from mbu_jax.packing import PackedConv, PackedUNet
 from mbu_jax.saving import load_packed
+from tests.oracles import packed_network
 from tests.saving.packed_files import (
     CONFIG,
     TENSOR,
@@ -92,6 +97,40 @@ def test_altered_and_signed_bytes_are_refused_or_a_valid_network(
         assert tensor.tobytes() == tensors[name].tobytes(), name
     for conv in loaded.convs.values():
         assert_possible(conv)
+
+
+def test_altered_and_signed_networks_are_refused_or_run(
+    folder: Path, network: PackedUNet, content: bytes
+) -> None:
+    """Bits that a layer of 4 channels uses, so that many of these networks are possible ones."""
+    about = take_apart(content)[1]
+    run = jax.jit(functools.partial(infer, implementation="bitsliced"))
+    rng = np.random.default_rng(0)
+    path = folder / "possible.safetensors"
+    refused = taken = 0
+    for _ in range(60):
+        tensors = {name: np.array(tensor) for name, tensor in tensors_of(network).items()}
+        for _ in range(rng.integers(1, 4)):
+            name = str(rng.choice(sorted(tensors)))
+            of_planes = name.endswith(("positive", "negative", "exponent"))
+            words = tensors[name].view(np.uint8).reshape(-1, tensors[name].itemsize)
+            byte, bits = (0, 4) if of_planes else (rng.integers(words.shape[1]), 8)
+            words[rng.integers(len(words)), byte] ^= np.uint8(1 << rng.integers(bits))
+        about["sha256"] = signed(CONFIG.to_dict(), tensors)
+        metadata = {"mbu_jax": json.dumps(about)}
+        path.write_bytes(safetensors.numpy.save(tensors, metadata=metadata))
+        try:
+            loaded = load_packed(path)
+        except InputError:
+            refusal(path)
+            refused += 1
+            continue
+        images = rng.integers(0, 256, (1, 16, 16, 1)).astype(np.uint8)
+        np.testing.assert_array_equal(
+            run(loaded, images), packed_network.network(loaded, images)[1].astype(np.float32)
+        )
+        taken += 1
+    assert min(refused, taken) > 10, (refused, taken)
 
 
 def assert_possible(conv: PackedConv) -> None:
