@@ -63,7 +63,7 @@ def compile_end(
 
 
 def _leave(machine: Machine, schedule: Schedule, mask: Mask) -> None:
-    schedule.leave(mask)
+    """Threads that end are at no block any more."""
 
 
 def _trap(machine: Machine, schedule: Schedule, mask: Mask) -> None:

@@ -69,7 +69,6 @@ class Machine:
             np.arange(ctas, dtype=np.int64)[:, None],
             (np.arange(threads) // WARP + 1).astype(np.uint8)[None],
         )
-        self.exited = np.zeros(self.shape, bool)
         self.commits = np.zeros(self.shape, np.int64)
         self.copies: list[Any] = []
         self.products: list[Any] = []
@@ -141,10 +140,6 @@ class Schedule:
         if mask is not None and mask.all():
             mask = None
         self.ready[block] = mask
-
-    def leave(self, mask: Mask) -> None:
-        """Threads end."""
-        self.machine.exited |= self.machine.everywhere(mask)
 
     def arrive(self, barrier: int, threads: int | None, block: int, mask: Mask) -> None:
         """Threads arrive at a barrier; those of complete CTAs go on to a block."""

@@ -99,7 +99,7 @@ def test_threads_loop_as_often_as_they_like(together: int) -> None:
 def test_branches_meet_again_and_threads_end_early() -> None:
     out = execute("branches", 2, 64)
     thread, cta = np.arange(64) % 4, np.arange(2)[:, None]
-    expected = np.choose(thread, [np.where(cta > 0, 111, 11), 22, 0, 34])
+    expected = np.select([thread == 0, thread == 1, thread == 3], [11 + 100 * cta, 22, 34])
     np.testing.assert_array_equal(out, expected)
 
 
