@@ -1,6 +1,7 @@
 // The kernels, compiled once an instruction set; MBU_ISA names the one.
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "network.h"
@@ -16,75 +17,95 @@ namespace {
 
 // --- scratch memory: the rows of a tile, with their halo, in horizontally shifted copies
 
-// Every word's neighbour to the left (or right): in the same vector, but for the words at the edge
-// of a row's part of it, which continue in the next vector over.
-[[gnu::always_inline]] inline Bits neighbour(const Bits* at, int across, int side, Bits edge) {
-  const auto* words = reinterpret_cast<const uint32_t*>(at);
-  const Bits near = load<Bits>(words + side);
-  const Bits far = load<Bits>(words + side * (kVectorWords - across + 1));
-  return (near & ~edge) | (far & edge);
+// Calls f with the tile's words_across as a constant, so that copies of so many words are moves.
+template <int most = kVectorWords, typename F>
+void with_words_across(int across, const F& f) {
+  if (across == most) {
+    f(std::integral_constant<int, most>());
+  } else if constexpr (most > 1) {
+    with_words_across<most / 2>(across, f);
+  }
+}
+
+// Every word's left neighbour: in the same vector, but for the first words of a row's part of it,
+// whose neighbours lie in the vector before.
+template <int across, int... i>
+[[gnu::always_inline]] inline Bits left_words(Bits before, Bits at,
+                                              std::integer_sequence<int, i...>) {
+  return __builtin_shufflevector(before, at,
+                                 (i % across ? kVectorWords + i - 1 : i + across - 1)...);
+}
+
+// The same to the right.
+template <int across, int... i>
+[[gnu::always_inline]] inline Bits right_words(Bits at, Bits after,
+                                               std::integer_sequence<int, i...>) {
+  return __builtin_shufflevector(
+      at, after, (i % across < across - 1 ? i + 1 : kVectorWords + i - across + 1)...);
 }
 
 // Gathers the words of all rows that vectors number i of a plane hold, with a vector of the words
 // beyond the tile before and after.
-void gather(const uint32_t* plane, const Tile& tile, int top, int left, int i, Bits* line) {
-  const int across = tile.words_across, vectors = tile.row_vectors();
-  for (int v = 0; v < vectors + 2; ++v) line[v] = Bits{};
+template <int across>
+[[gnu::always_inline]] inline void gather(const uint32_t* plane, const Tile& tile, int top,
+                                          int left, int i, Bits* line) {
+  const int vectors = tile.row_vectors(), inside = std::min(tile.columns, tile.words - left);
+  line[0] = line[vectors + 1] = Bits{};
+  for (int v = inside / across; v < vectors; ++v) line[1 + v] = Bits{};
   auto* words = reinterpret_cast<uint32_t*>(line + 1);
-  const int inside = std::min(tile.columns, tile.words - left);
-  for (int group = 0; group < tile.rows_across; ++group) {
+  for (int group = 0; group < kVectorWords / across; ++group, words += across) {
     const int y = top + group * tile.rows_each + i;
-    if (y < 0 || y >= tile.height) continue;
-    const uint32_t* row = plane + static_cast<size_t>(y) * tile.words + left;
-    uint32_t* to = words + group * across;
-    if (across == kVectorWords) {
-      for (int v = 0; v < inside / kVectorWords; ++v)
-        line[1 + v] = load<Bits>(row + v * kVectorWords);
-    } else {
-      for (int w = 0; w < inside; w += across, to += kVectorWords) {
-        for (int j = 0; j < across; ++j) to[j] = row[w + j];
-      }
+    if (y < 0 || y >= tile.height) {
+      for (int v = 0; v < vectors; ++v) std::memset(words + v * kVectorWords, 0, 4 * across);
+      continue;
     }
-    if (left) words[group * across - kVectorWords + across - 1] = row[-1];
-    if (left + inside < tile.words) words[vectors * kVectorWords + group * across] = row[inside];
+    const uint32_t* row = plane + static_cast<size_t>(y) * tile.words + left;
+    for (int v = 0; v * across < inside; ++v)
+      std::memcpy(words + v * kVectorWords, row + v * across, 4 * across);
+    if (left) words[across - 1 - kVectorWords] = row[-1];
+    if (left + inside < tile.words) words[vectors * kVectorWords] = row[inside];
   }
 }
 
-// Fills scratch memory with the tile's planes and their shifted copies.
-void fill_scratch(const Conv& conv, const Tile& tile, int image, int top, int left, Bits* out) {
-  const int halo = tile.side / 2, across = tile.words_across, vectors = tile.row_vectors();
-  thread_local std::vector<Bits> memory;
-  memory.resize(vectors + 2);
-  Bits* line = memory.data();
-  Bits first{}, last{};  // words at the edges of a row's part of a vector
-  for (int i = 0; i < kVectorWords; ++i) {
-    first[i] = i % across == 0 ? ~0u : 0;
-    last[i] = i % across == across - 1 ? ~0u : 0;
+// Fills scratch memory with a plane of the tile and its shifted copies.
+template <int across>
+void fill_plane(const uint32_t* in, const Tile& tile, int top, int left, Bits* lines, Bits* out) {
+  constexpr auto kWords = std::make_integer_sequence<int, kVectorWords>();
+  const int halo = tile.side / 2, vectors = tile.row_vectors(), number = tile.rows_each + 2 * halo;
+  // All are gathered before any is read: vectors made of words just written would wait for them.
+  for (int i = 0; i < number; ++i)
+    gather<across>(in, tile, top, left, i - halo, lines + i * (vectors + 2));
+  Bits *to = out, *middle = out + tile.plane_vectors(), *right = middle + tile.plane_vectors();
+  for (int i = 0; i < number; ++i, lines += vectors + 2) {
+    if (tile.side == 1) {
+      for (int v = 0; v < vectors; ++v) *to++ = lines[1 + v];
+      continue;
+    }
+    for (int v = 1; v <= vectors; ++v) {
+      const Bits at = lines[v];
+      *to++ = at << 1 | left_words<across>(lines[v - 1], at, kWords) >> 31;
+      *middle++ = at;
+      *right++ = at >> 1 | right_words<across>(at, lines[v + 1], kWords) << 31;
+    }
   }
-  for (int s = 0; s < kMaxSegments; ++s) {
-    const int channels = conv.segment_channels[s];
-    for (int channel = 0; channel < channels; ++channel) {
-      for (int plane = 0; plane < tile.planes; ++plane, out += tile.side * tile.plane_vectors()) {
-        const size_t index =
-            (static_cast<size_t>(image) * tile.planes + plane) * channels + channel;
-        const uint32_t* in = conv.segment[s] + index * tile.height * tile.words;
-        for (int i = 0; i < tile.rows_each + 2 * halo; ++i) {
-          gather(in, tile, top, left, i - halo, line);
-          Bits* to = out + i * vectors;
-          if (tile.side == 1) {
-            for (int v = 0; v < vectors; ++v) to[v] = line[1 + v];
-            continue;
-          }
-          for (int v = 0; v < vectors; ++v) {
-            const Bits* at = line + 1 + v;
-            to[v] = *at << 1 | neighbour(at, across, -1, first) >> 31;
-            to[v + tile.plane_vectors()] = *at;
-            to[v + 2 * tile.plane_vectors()] = *at >> 1 | neighbour(at, across, 1, last) << 31;
-          }
+}
+
+void fill_scratch(const Conv& conv, const Tile& tile, int image, int top, int left, Bits* out) {
+  thread_local std::vector<Bits> lines;
+  lines.resize(static_cast<size_t>(tile.rows_each + 2) * (tile.row_vectors() + 2));
+  with_words_across(tile.words_across, [&]<int across>(std::integral_constant<int, across>) {
+    for (int s = 0; s < kMaxSegments; ++s) {
+      const int channels = conv.segment_channels[s];
+      for (int channel = 0; channel < channels; ++channel) {
+        for (int plane = 0; plane < tile.planes; ++plane, out += tile.side * tile.plane_vectors()) {
+          const size_t index =
+              (static_cast<size_t>(image) * tile.planes + plane) * channels + channel;
+          const uint32_t* in = conv.segment[s] + index * tile.height * tile.words;
+          fill_plane<across>(in, tile, top, left, lines.data(), out);
         }
       }
     }
-  }
+  });
 }
 
 // --- counting
@@ -334,21 +355,17 @@ struct Job {
   void put(int result, int plane, uint32_t* out, size_t stride) const {
     const auto* words = reinterpret_cast<const uint32_t*>(
         codes + static_cast<size_t>(result * tile.planes + plane) * tile.vectors());
-    const int across = tile.words_across, vectors = (columns + across - 1) / across;
-    for (int i = 0; i < tile.rows_each; ++i) {
-      for (int v = 0; v < vectors; ++v) {
-        const uint32_t* from =
-            words + static_cast<size_t>(i * tile.row_vectors() + v) * kVectorWords;
-        for (int row = i; row < rows; row += tile.rows_each, from += across) {
-          uint32_t* to = out + row * stride + v * across;
-          if (across == kVectorWords) {
-            std::memcpy(to, from, kVectorBytes);
-          } else {
-            for (int w = 0; w < across; ++w) to[w] = from[w];
-          }
+    with_words_across(tile.words_across, [&]<int across>(std::integral_constant<int, across>) {
+      const int vectors = columns / across;
+      for (int i = 0; i < tile.rows_each; ++i) {
+        for (int v = 0; v < vectors; ++v) {
+          const uint32_t* from =
+              words + static_cast<size_t>(i * tile.row_vectors() + v) * kVectorWords;
+          for (int row = i; row < rows; row += tile.rows_each, from += across)
+            std::memcpy(out + row * stride + v * across, from, 4 * across);
         }
       }
-    }
+    });
   }
 
   const Weights& weights;
@@ -391,7 +408,7 @@ void interleave(const uint32_t* even, const uint32_t* odd, int out_words, uint32
   const int whole = out_words / 2;
   for (int w = 0; w < whole; ++w) {
     const uint64_t both = spread_bits(even[w]) | spread_bits(odd[w]) << 1;
-    std::memcpy(out + 2 * w, &both, 8);
+    out[2 * w] = static_cast<uint32_t>(both), out[2 * w + 1] = static_cast<uint32_t>(both >> 32);
   }
   if (out_words % 2) {
     out[2 * whole] = static_cast<uint32_t>(spread_bits(even[whole]) | spread_bits(odd[whole]) << 1);
@@ -457,27 +474,32 @@ struct StemWorkspace {
   std::vector<uint32_t> pairs, weights;
 };
 
-// One word of one output: the sums of 32 pixels, compared with each threshold.
+// One word of several outputs: the sums of 32 pixels, compared with each threshold. Two vectors of
+// sums an output and four outputs are what registers hold and keep the multipliers busy.
 template <int outputs>
 [[gnu::always_inline]] inline void stem_word(const uint32_t* pairs, const uint32_t* weights, int n,
                                              size_t columns, const int32_t* theta, int thresholds,
                                              int all_outputs, uint32_t (&passed)[outputs][3]) {
-  constexpr int vectors = 32 / kVectorWords;
-  Bits sums[outputs][vectors] = {};
-  for (int i = 0; i < n; ++i) {
-    for (int v = 0; v < vectors; ++v) {
-      const Bits pair = load<Bits>(pairs + i * columns + v * kVectorWords);
-      for (int k = 0; k < outputs; ++k)
-        sums[k][v] = add_products(sums[k][v], pair, Bits{} + weights[k * n + i]);
+  constexpr int pixels = 2 * kVectorWords;
+  for (int k = 0; k < outputs; ++k) passed[k][0] = passed[k][1] = passed[k][2] = 0;
+  for (int x = 0; x < 32; x += pixels) {
+    Bits low[outputs], high[outputs];
+    for (int k = 0; k < outputs; ++k) low[k] = high[k] = Bits{};
+    for (int i = 0; i < n; ++i) {
+      const Bits first = load<Bits>(pairs + i * columns + x);
+      const Bits second = load<Bits>(pairs + i * columns + x + kVectorWords);
+      for (int k = 0; k < outputs; ++k) {
+        const Bits weight = Bits{} + weights[k * n + i];
+        low[k] = add_products(low[k], first, weight);
+        high[k] = add_products(high[k], second, weight);
+      }
     }
-  }
-  for (int k = 0; k < outputs; ++k) {
-    for (int t = 0; t < thresholds; ++t) {
-      const Bits least = Bits{} + static_cast<uint32_t>(theta[t * all_outputs + k]);
-      uint32_t word = 0;
-      for (int v = 0; v < vectors; ++v)
-        word |= lanes_at_least(sums[k][v], least) << (v * kVectorWords);
-      passed[k][t] = word;
+    for (int k = 0; k < outputs; ++k) {
+      for (int t = 0; t < thresholds; ++t) {
+        const Bits least = Bits{} + static_cast<uint32_t>(theta[t * all_outputs + k]);
+        passed[k][t] |=
+            (lanes_at_least(low[k], least) | lanes_at_least(high[k], least) << kVectorWords) << x;
+      }
     }
   }
 }
@@ -534,8 +556,8 @@ void stem(const Stem& stem, int64_t task) {
       }
     };
     int k = 0;
-    for (; k + 2 <= stem.outputs; k += 2) write(k, std::integral_constant<int, 2>());
-    if (k < stem.outputs) write(k, std::integral_constant<int, 1>());
+    for (; k + 4 <= stem.outputs; k += 4) write(k, std::integral_constant<int, 4>());
+    for (; k < stem.outputs; ++k) write(k, std::integral_constant<int, 1>());
   }
 }
 
@@ -578,41 +600,41 @@ void pool(const Pool& pool, int64_t task) {
 }
 
 // One task is one row of one image. Sums are exact in any order: weights lie on a grid.
+// One task is one row of one image.
 void head(const Head& head, int64_t task) {
   const size_t image = task / head.height, y = task % head.height;
-  const int words = (head.width + 31) / 32;
-  thread_local std::vector<float> sums;
-  const Bits lane = [] {
-    Bits places{};
-    for (int i = 0; i < kVectorWords; ++i) places[i] = 1u << i;
-    return places;
-  }();
+  const int words = (head.width + 31) / 32, inputs = head.planes * head.channels;
+  // Planes lie a power of two apart and would compete for a few sets of the cache.
+  thread_local std::vector<uint32_t> rows;
+  rows.resize(static_cast<size_t>(inputs) * words);
+  for (int i = 0; i < inputs; ++i) {
+    std::memcpy(&rows[static_cast<size_t>(i) * words],
+                head.x + ((image * inputs + i) * head.height + y) * words, 4 * size_t(words));
+  }
+  thread_local std::vector<float> ones;  // what a bit adds
+  ones.resize(inputs);
+  constexpr int vectors = 32 / kVectorWords;
   for (int k = 0; k < head.classes; ++k) {
     float lowest = head.bias[k];
-    for (int c = 0; c < head.channels; ++c) {
-      lowest -= head.weight[static_cast<size_t>(c) * head.classes + k] * ((1 << head.planes) - 1);
-    }
-    sums.assign(static_cast<size_t>(words) * 32 + kVectorWords, lowest);
-    for (int w = 0; w < words; ++w) {
-      for (int x = 0; x < 32; x += kVectorWords) {
-        Floats sum = load<Floats>(&sums[static_cast<size_t>(w) * 32 + x]);
-        for (int plane = 0; plane < head.planes; ++plane) {
-          const float scale = plane ? 4.0f : 2.0f;
-          for (int c = 0; c < head.channels; ++c) {
-            const uint32_t word =
-                head.x[((((image * head.planes + plane) * head.channels + c) * head.height) + y) *
-                           words +
-                       w];
-            const float one = head.weight[static_cast<size_t>(c) * head.classes + k] * scale;
-            const Bits set = (Bits)((((word >> x) & lane) != 0));
-            sum += (Floats)(set & (Bits)(Floats{} + one));
-          }
-        }
-        store(&sums[static_cast<size_t>(w) * 32 + x], sum);
-      }
+    for (int i = 0; i < inputs; ++i) {
+      const float weight = head.weight[static_cast<size_t>(i % head.channels) * head.classes + k];
+      ones[i] = weight * (i < head.channels ? 2.0f : 4.0f);
+      lowest -= weight * (i < head.channels ? 1.0f : 2.0f);
     }
     float* out = head.out + ((image * head.height + y) * head.width) * head.classes + k;
-    for (int x = 0; x < head.width; ++x) out[static_cast<size_t>(x) * head.classes] = sums[x];
+    for (int w = 0; w < words; ++w) {
+      Floats sums[vectors];
+      for (int v = 0; v < vectors; ++v) sums[v] = Floats{} + lowest;
+      for (int i = 0; i < inputs; ++i) {
+        const uint32_t word = rows[static_cast<size_t>(i) * words + w];
+        for (int v = 0; v < vectors; ++v)
+          sums[v] = add_where(sums[v], word >> (v * kVectorWords), Floats{} + ones[i]);
+      }
+      const int columns = std::min(32, head.width - 32 * w);
+      float all[32];
+      for (int v = 0; v < vectors; ++v) store(all + v * kVectorWords, sums[v]);
+      for (int x = 0; x < columns; ++x) out[(size_t{32} * w + x) * head.classes] = all[x];
+    }
   }
 }
 

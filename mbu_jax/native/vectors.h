@@ -67,6 +67,19 @@ template <typename V>
 #endif
 }
 
+// Adds one to the sums of those lanes whose bit is set, the lowest lane first.
+[[gnu::always_inline]] inline Floats add_where(Floats sums, uint32_t lanes, Floats one) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_mask_add_ps((__m512)sums, static_cast<__mmask16>(lanes), (__m512)sums,
+                                    (__m512)one);
+#else
+  Bits bit{};
+  for (int i = 0; i < kVectorWords; ++i) bit[i] = 1u << i;
+  const Bits set = (Bits)(((Bits{} + lanes) & bit) != 0);
+  return sums + (Floats)(set & (Bits)one);
+#endif
+}
+
 // Adds two bits to a counter's lowest bit, which stays; the carry is worth twice as much.
 [[gnu::always_inline]] inline Bits full_add(Bits& counter, Bits a, Bits b) {
 #if defined(__AVX512F__)

@@ -5,6 +5,8 @@
 #include <cstdint>
 
 typedef long long __m512i __attribute__((vector_size(64)));
+typedef float __m512 __attribute__((vector_size(64)));
+typedef uint16_t __mmask16;
 typedef int32_t EmulatedInts __attribute__((vector_size(64)));
 
 template <int table>
@@ -23,9 +25,15 @@ inline __m512i _mm512_madd_epi16(__m512i a, __m512i b) {
   return (__m512i)((x << 16 >> 16) * (y << 16 >> 16) + (x >> 16) * (y >> 16));
 }
 
-inline uint16_t _mm512_cmpge_epi32_mask(__m512i a, __m512i b) {
+inline __m512 _mm512_mask_add_ps(__m512 other, __mmask16 lanes, __m512 a, __m512 b) {
+  for (int i = 0; i < 16; ++i)
+    if (lanes >> i & 1) other[i] = a[i] + b[i];
+  return other;
+}
+
+inline __mmask16 _mm512_cmpge_epi32_mask(__m512i a, __m512i b) {
   const EmulatedInts reached = (EmulatedInts)a >= (EmulatedInts)b;
   int lanes = 0;
   for (int i = 0; i < 16; ++i) lanes |= (reached[i] & 1) << i;
-  return static_cast<uint16_t>(lanes);
+  return static_cast<__mmask16>(lanes);
 }
