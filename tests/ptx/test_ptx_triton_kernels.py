@@ -12,6 +12,8 @@ import triton  # isort: skip
 import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere import async_copy
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared
 
 type Array = np.ndarray[Any, Any]
 
@@ -31,7 +33,7 @@ def execute(
     capability: int,
     grid: tuple[int, ...],
     signature: dict[str, str],
-    constants: dict[str, int],
+    constants: dict[str, Any],
     args: list[Any],
     **options: int,
 ) -> Run:
@@ -250,3 +252,68 @@ def test_gluon_with_inline_mma(capability: int) -> None:
     )
     expected = np.bitwise_count(a[:, :, None] ^ b[:, None]).sum(axis=(0, 3))
     np.testing.assert_array_equal(out, expected)
+
+
+def warpgroup_product(words: int) -> str:
+    """Inline PTX of `$0… = popcount($32 & $33)`, 64x64, with operands in shared memory.
+
+    A row of an operand has `words` words, which fill a row of the swizzle's pattern.
+    """
+    mode = {32: 1, 16: 2, 8: 3}[words] << 62
+    stride = 8 * 4 * words >> 4 << 32
+    lines = ["{ .reg .b64 a, b; .reg .b32 at;", "wgmma.fence.sync.aligned;"]
+    accumulators = ", ".join(f"${i}" for i in range(32))
+    for step in range(words // 8):
+        for name, origin in (("a", "$32"), ("b", "$33")):
+            lines += [
+                f"add.u32 at, {origin}, {32 * step}; shr.u32 at, at, 4;",
+                f"cvt.u64.u32 {name}, at; or.b64 {name}, {name}, {mode | stride};",
+            ]
+        lines += [
+            "wgmma.mma_async.sync.aligned.m64n64k256.s32.b1.b1.and.popc",
+            f"{{{accumulators}}}, a, b, {min(step, 1)};",
+        ]
+    lines += ["wgmma.commit_group.sync.aligned;", "wgmma.wait_group.sync.aligned 0; }"]
+    return "\n".join(lines)
+
+
+@gluon.jit
+def warpgroup_kernel(a, b, out, WORDS: gl.constexpr, ASYNC: gl.constexpr, PTX: gl.constexpr):
+    tile: gl.constexpr = gl.BlockedLayout([1, 4], [8, 4], [4, 1], [1, 0])  # pyrefly: ignore
+    shared: gl.constexpr = gl.NVMMASharedLayout(4 * WORDS, 32, rank=2)  # pyrefly: ignore
+    sums: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 8])  # pyrefly: ignore
+    row = gl.arange(0, 64, layout=gl.SliceLayout(1, tile))[:, None]  # pyrefly: ignore
+    word = gl.arange(0, WORDS, layout=gl.SliceLayout(0, tile))[None, :]  # pyrefly: ignore
+    of_a = gl.allocate_shared_memory(gl.uint32, [64, WORDS], shared)
+    of_b = gl.allocate_shared_memory(gl.uint32, [64, WORDS], shared)
+    if ASYNC:
+        async_copy.async_load(of_a, a + row * WORDS + word)
+        async_copy.async_load(of_b, b + row * WORDS + word)
+        async_copy.commit_group()
+        async_copy.wait_group(0)
+    else:
+        of_a.store(gl.load(a + row * WORDS + word))
+        of_b.store(gl.load(b + row * WORDS + word))
+    fence_async_shared()
+    gl.barrier()
+    zeros = gl.zeros([64, 64], gl.int32, layout=sums)
+    total = gl.inline_asm(PTX, ("=r", "r", "r"), [of_a, of_b], zeros.type, is_pure=False)
+    row = gl.arange(0, 64, layout=gl.SliceLayout(1, sums))[:, None]  # pyrefly: ignore
+    column = gl.arange(0, 64, layout=gl.SliceLayout(0, sums))[None, :]  # pyrefly: ignore
+    gl.store(out + row * 64 + column, total)
+
+
+@pytest.mark.parametrize(("words", "asynchronous"), [(8, 0), (16, 0), (16, 1), (32, 0)])
+def test_gluon_with_inline_wgmma(words: int, asynchronous: int) -> None:
+    """Triton's idea of the swizzles and of the accumulators' layout is the executor's."""
+    a, b = np.random.default_rng(8).integers(0, 2**32, (2, 64, words), np.uint32)
+    out = np.zeros((64, 64), np.int32)
+    execute(
+        warpgroup_kernel,
+        90,
+        (1,),
+        {"a": "*u32", "b": "*u32", "out": "*i32"},
+        {"WORDS": words, "ASYNC": asynchronous, "PTX": warpgroup_product(words)},
+        [a, b, out],
+    )
+    np.testing.assert_array_equal(out, np.bitwise_count(a[:, None] & b).sum(axis=-1))
