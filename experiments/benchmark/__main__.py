@@ -38,7 +38,8 @@ def main() -> None:
     """Parse the command line, time, print tables, write JSON and a chart."""
     config = command.parse(BenchmarkConfig, PRESETS)
     config.check()
-    report = benchmark(config)
+    with Nursery() as nursery:
+        report = benchmark(config, nursery)
     print(tables(report))
     try:
         config.out.mkdir(parents=True, exist_ok=True)
@@ -51,11 +52,12 @@ def main() -> None:
     print(f"\n{config.out / 'benchmark.json'} holds every sample, benchmark.png the chart")
 
 
-def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
+def benchmark(config: BenchmarkConfig, nursery: Nursery) -> dict[str, Any]:
     """Time every row.
 
     Args:
       config: what to time, checked.
+      nursery: that the rows' processes are forked from.
 
     Returns:
       The report: configuration, machine, networks, and the groups of rows with their samples.
@@ -67,7 +69,7 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     for line in left_out:
         print(line, file=sys.stderr)
     groups = plan(config, rows)
-    with Nursery() as nursery, tempfile.TemporaryDirectory(prefix="mbu-benchmark-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mbu-benchmark-") as folder:
         materials = Materials(Path(folder), config, rows)
         measured = [
             measure(group, materials, nursery, config)

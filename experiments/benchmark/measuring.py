@@ -37,7 +37,7 @@ def measure(
     """
     jobs = group.jobs(materials, config.size)
     with workers(jobs, nursery) as started:
-        samples = _time_in_turn(started, config.timing, str(group))
+        samples = time_in_turn(started, config.timing, str(group))
         memory = [worker.ready | worker.finish() for worker in started]
     rows = {}
     for entry, job, runs, said in zip(group.entries, jobs, samples, memory, strict=True):
@@ -58,10 +58,19 @@ def measure(
     return {"section": group.section, **shape, "rows": rows}
 
 
-def _time_in_turn(
+def time_in_turn(
     started: Sequence[Worker], timing: TimingOptions, title: str
 ) -> list[list[dict[str, Any]]]:
-    """By worker, what it said of each round: A B C, A B C, ..."""
+    """Let processes run in turn (A B C, A B C, ...), so that a drifting machine is fair to all.
+
+    Args:
+      started: the processes, warm.
+      timing: how often; the number of rounds follows from the first one's time.
+      title: of the progress bar.
+
+    Returns:
+      By process, what it said of each round.
+    """
     first = [worker.run() for worker in started]
     round_seconds = sum(run["seconds"] for run in first)
     rounds = int(timing.seconds / round_seconds)

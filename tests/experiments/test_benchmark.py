@@ -1,0 +1,406 @@
+"""The inference benchmark: what it reports, how it takes turns, and what it refuses."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from experiments.benchmark import measuring, rows
+from experiments.benchmark.__main__ import benchmark
+from experiments.benchmark.account import account
+from experiments.benchmark.charts import draw
+from experiments.benchmark.config import (
+    PRESETS,
+    BenchmarkConfig,
+    NetworkOptions,
+    TimingOptions,
+    available_cores,
+)
+from experiments.benchmark.groups import plan
+from experiments.benchmark.job import Job
+from experiments.benchmark.materials import Material
+from experiments.benchmark.networks import Networks
+from experiments.benchmark.nursery import Nursery
+from experiments.benchmark.processes import Worker
+from experiments.benchmark.tables import tables
+from mbu_jax.errors import InputError
+from mbu_jax.files import write_json_atomic
+from mbu_jax.inference import infer
+from mbu_jax.layers import QuantizationOptions
+from mbu_jax.ops.bitsliced import library
+from mbu_jax.packing import PackedUNet
+from mbu_jax.saving import load_packed, save_packed
+from mbu_jax.train.checkpoints import Checkpoints
+from mbu_jax.train.rundir import RunDirectory
+from mbu_jax.train.state import Network, TrainState
+from mbu_jax.unet import UNet, UNetConfig
+from tests.random_packed import random_packed
+from tests.unet_models import random_model
+
+PEERS = [name for name in ("onnx", "onnxruntime", "openvino") if importlib.util.find_spec(name)]
+needs_peers = pytest.mark.skipif(len(PEERS) < 3, reason="the extra `peers` is not installed")
+SMOKE = PRESETS["smoke"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quickly() -> Iterator[None]:
+    """Processes have one device, and do not optimize, which takes longer than running here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+        yield
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    with Nursery() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def report(nursery: Nursery) -> dict[str, Any]:
+    return benchmark(SMOKE, nursery)
+
+
+def section(report: dict[str, Any], name: str) -> dict[str, Any]:
+    (group,) = (group for group in report["groups"] if group["section"] == name)
+    return group["rows"]
+
+
+def test_every_row_that_can_run_is_timed_and_summarized(report: dict[str, Any]) -> None:
+    latency = section(report, "latency")
+    absent = [name for name in rows.DEFAULT_ROWS if rows.Row.parse(name).obstacle()]
+    assert list(latency) == [name for name in rows.DEFAULT_ROWS if name not in absent]
+    assert len(report["left_out"]) == (1 if absent else 0)
+    counts = {len(row["seconds"]) for row in latency.values()}
+    assert counts <= {2, 3}
+    assert len(counts) == 1
+    for row in latency.values():
+        assert min(row["seconds"]) > 0
+        assert row["median"] == statistics.median(row["seconds"])
+        assert row["images_per_second"] == pytest.approx(1 / row["median"])
+        low, high = row["quartiles"]
+        assert min(row["seconds"]) <= low <= row["median"] <= high <= max(row["seconds"])
+        for name, speedup in row["speedup"].items():
+            turns = zip(latency[name]["seconds"], row["seconds"], strict=True)
+            assert speedup == pytest.approx(statistics.median(a / b for a, b in turns))
+        assert row["busy_threads"] < 1.5  # it has one core
+        assert row["idle_busy_threads"] < 0.5  # it does not spin while others run
+        assert row["model_bytes"] > 0
+
+
+@needs_peers
+def test_all_runtimes_are_there_and_the_named_baselines(report: dict[str, Any]) -> None:
+    latency = section(report, "latency")
+    assert list(latency) == list(rows.DEFAULT_ROWS)
+    for row in latency.values():
+        assert set(row["speedup"]) == {"onnxruntime-fp32", "openvino-int8"}
+    assert latency["openvino-int8"]["speedup"]["openvino-int8"] == 1
+    small, large = (latency[f"onnxruntime-{kind}"]["model_bytes"] for kind in ("int8", "fp32"))
+    assert small < large / 2
+    assert latency["openvino-bf16"]["runtime"]["inference_precision_hint"] in ("bf16", "f32")
+    whole = section(report, "end_to_end")
+    assert {"onnxruntime-int8", "openvino-int8", "all_masked:bitsliced"} <= set(whole)
+
+
+def test_logits_are_compared_with_the_model(report: dict[str, Any]) -> None:
+    for name, row in section(report, "latency").items():
+        agreement = row["agreement"]
+        assert agreement["pixels"] == 64 * 64
+        if ":" in name:
+            assert agreement["logits"] == 64 * 64
+            assert agreement["different_logits"] == agreement["different_pixels"] == 0
+            continue
+        difference = agreement["largest_difference"] / agreement["largest_logit"]
+        if name.endswith("fp32"):
+            assert difference < 1e-4
+        if name.endswith("int8"):
+            assert 1e-6 < difference < 0.5
+            assert agreement["different_pixels"] < 0.2 * agreement["pixels"]
+
+
+def test_memory_is_that_of_the_network(report: dict[str, Any]) -> None:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the system does not tell a process's peak memory")
+    for row in section(report, "latency").values():
+        assert row["loading_peak_bytes"] >= row["baseline_bytes"] > 1e6
+        assert row["loading_memory_bytes"] == row["loading_peak_bytes"] - row["baseline_bytes"]
+        assert row["running_memory_bytes"] == row["running_peak_bytes"] - row["baseline_bytes"]
+
+
+def test_other_densities_and_single_layers_are_timed(report: dict[str, Any]) -> None:
+    swept = section(report, "density")
+    assert list(swept) == ["all_masked:bitsliced@0.3", "all_masked-2bit:bitsliced@0.3"]
+    for row in swept.values():
+        assert row["density"] == pytest.approx(0.3, abs=0.02)
+    for row in section(report, "layers").values():
+        layers = row["layers"]
+        assert len(layers) == 21 + 2
+        assert layers["network"]["nonzero_macs"] == sum(
+            layer["nonzero_macs"] for name, layer in layers.items() if "." in name
+        )
+
+
+def test_the_report_is_json_a_table_and_a_picture(report: dict[str, Any], tmp_path: Path) -> None:
+    write_json_atomic(tmp_path / "benchmark.json", report)
+    read = json.loads((tmp_path / "benchmark.json").read_text())
+    assert {"config", "machine", "networks", "groups", "left_out"} <= set(read)
+    assert {"cpu", "cores", "versions", "instructions"} <= set(read["machine"])
+    text = tables(read)
+    for name, row in section(read, "latency").items():
+        line = next(line for line in text.splitlines() if line.startswith(f"{name}  "))
+        assert float(line.split()[1]) == pytest.approx(1000 * row["median"], rel=0.05)
+    draw(read, tmp_path / "benchmark.png")
+    with Image.open(tmp_path / "benchmark.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 10
+
+
+@needs_peers
+@pytest.mark.parametrize(("channels", "classes"), [(3, 1), (1, 3)])
+def test_the_exported_network_gives_the_models_logits(channels: int, classes: int) -> None:
+    """Whatever its BatchNorms: negative, zero and tiny scales, large variances."""
+    import onnxruntime
+
+    from experiments.benchmark.onnx_export import export_onnx
+
+    config = UNetConfig.preset("full_precision", width=4, in_channels=channels, classes=classes)
+    model = random_model(config, seed=1)
+    model.up_ct2.bias.set_value(jnp.arange(16, dtype=jnp.float32) / 8 - 1)
+    model.eval()
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 48, channels), dtype=np.uint8)
+    wanted = np.asarray(nnx.jit(UNet.__call__)(model, jnp.asarray(images)))
+    session = onnxruntime.InferenceSession(export_onnx(model).SerializeToString())
+    x = np.moveaxis(images / np.float32(127.5) - np.float32(1), 3, 1)
+    (found,) = session.run(None, {"image": np.ascontiguousarray(x, np.float32)})
+    assert np.ptp(wanted) > 0.01
+    np.testing.assert_allclose(np.moveaxis(found, 1, 3), wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+@needs_peers
+def test_a_quantized_network_is_not_exported() -> None:
+    from experiments.benchmark.onnx_export import export_onnx
+
+    network, params, stats = Network.create(UNetConfig(width=4), seed=0)
+    with pytest.raises(InputError, match="full_precision"):
+        export_onnx(network.model(params, stats))
+
+
+def packed_job(folder: Path, **changes: Any) -> tuple[Job, PackedUNet, np.ndarray]:
+    """A tiny network on one thread, with the engine that compiles fast where it is there."""
+    engine = "xla" if library.absent() else "bitsliced"
+    params = random_packed(UNetConfig(width=4))
+    save_packed(folder / "model.safetensors", params)
+    images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
+    np.save(folder / "images.npy", images)
+    Image.fromarray(images[0]).save(folder / "picture.png")
+    job = Job(
+        row="a row",
+        runtime="packed",
+        engine=engine,
+        model=str(folder / "model.safetensors"),
+        unet=params.config.to_dict(),
+        images=str(folder / "images.npy"),
+        batch=1,
+        cores=available_cores()[:1],
+        cache=os.environ.get("JAX_COMPILATION_CACHE_DIR"),
+    )
+    return dataclasses.replace(job, **changes), params, images
+
+
+def test_a_process_segments_files_and_tells_when_it_dies(nursery: Nursery, tmp_path: Path) -> None:
+    files = {"picture": str(tmp_path / "picture.png"), "mask": str(tmp_path / "mask.png")}
+    job, params, images = packed_job(tmp_path, **files)
+    worker = Worker(job, nursery)
+    try:
+        worker.load()
+        run = worker.run()
+        assert run["seconds"] > 0
+        logits = np.asarray(jax.jit(infer)(params, images))
+        with Image.open(tmp_path / "mask.png") as mask:
+            np.testing.assert_array_equal(np.asarray(mask), logits[0, ..., 0] > 0)
+        os.kill(worker.pid, 9)
+        with pytest.raises(InputError, match=r"row a row .* SIGKILL, .* memory.*--rows"):
+            worker.run()
+    finally:
+        worker.close()
+
+
+def test_what_a_process_cannot_load_is_one_line(nursery: Nursery, tmp_path: Path) -> None:
+    job, _, _ = packed_job(tmp_path, model=str(tmp_path / "none.safetensors"))
+    worker = Worker(job, nursery)
+    try:
+        with pytest.raises(InputError, match=r"row a row .*none\.safetensors.*\n?") as e:
+            worker.load()
+        assert "\n" not in str(e.value)
+    finally:
+        worker.close()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rounds"), [(100.0, 2), (1.0, 3), (0.1, 8)], ids=["least", "budget", "most"]
+)
+def test_rows_take_turns_as_often_as_time_allows(seconds: float, rounds: int) -> None:
+    order: list[str] = []
+
+    class Fake:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def run(self) -> dict[str, float]:
+            order.append(self.name)
+            return {"seconds": seconds}
+
+    timing = TimingOptions(seconds=6.5, min_rounds=2, max_rounds=8)
+    fakes: Any = [Fake("a"), Fake("b")]
+    samples = measuring.time_in_turn(fakes, timing, "title")
+    assert [len(runs) for runs in samples] == [rounds, rounds]
+    assert order == ["a", "b"] * rounds
+
+
+def test_bits_that_differ_are_counted_and_a_wrong_export_stops_it() -> None:
+    wanted = np.array([[[1.0], [-1.0]], [[2.0], [0.0]]], np.float32)
+    packed = Material({}, {}, {"reference": "the model"}, wanted)
+    changed = wanted.copy()
+    changed[1, 1, 0] = -0.0  # other bits, the same class
+    changed[0, 1, 0] = 1.0
+    found = measuring.agreement("bitsliced", packed, changed)
+    assert found == {"logits": 4, "different_logits": 2, "pixels": 4, "different_pixels": 1}
+    other = Material({}, {}, {}, wanted)
+    assert measuring.agreement("int8", other, changed)["largest_difference"] == 2
+    with pytest.raises(RuntimeError, match="differs from the model"):
+        measuring.agreement("fp32", other, changed)
+
+
+def test_work_is_counted_weight_by_weight() -> None:
+    params = random_packed(UNetConfig(width=4), density=0.4)
+    seconds = dict.fromkeys(params.conv_names, 0.5) | {"network": 20.0}
+    found = account(params, 32, [seconds])
+    for name, side in (("stem.conv2", 32), ("down_c2.conv1", 8), ("up_ct1.conv", 2)):
+        conv = params.convs[name]
+        planes = np.asarray(conv.positive) | np.asarray(conv.negative)
+        nonzeros = np.unpackbits(planes.view(np.uint8)).sum()
+        assert found[name]["nonzero_macs"] == nonzeros * side**2
+        assert found[name]["nonzero_macs_per_second"] == nonzeros * side**2 / 0.5
+    assert found["stem, pools, head"]["median"] == 20.0 - 21 * 0.5
+
+
+def test_groups_cover_threads_sizes_batches_and_densities() -> None:
+    config = dataclasses.replace(PRESETS["full"], threads=(2, 1))
+    chosen = [rows.Row.parse(name) for name in ("xla-fp32", "binary:bitsliced", "all_masked:xla")]
+    groups = plan(config, chosen)
+    assert [(g.section, g.threads, g.size, g.batch) for g in groups] == [
+        ("latency", 1, 512, 1),
+        ("latency", 2, 512, 1),
+        ("latency", 2, 256, 1),
+        ("latency", 2, 1024, 1),
+        ("latency", 2, 2048, 1),
+        ("latency", 2, 512, 8),
+        ("end_to_end", 2, 512, 1),
+    ]
+    sparse = plan(config, [rows.Row.parse("all_masked-2bit:bitsliced")])
+    (density,) = (group for group in sparse if group.section == "density")
+    assert [entry.density for entry in density.entries] == list(config.densities)
+    assert sparse[-1].section == "layers"
+
+
+def test_without_the_peers_their_rows_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    chosen, lines = rows.choose_rows(None)
+    names = [row.name for row in chosen]
+    assert "xla-fp32" in names
+    assert not any(name.startswith(("onnx", "openvino")) for name in names)
+    assert any('pip install "mbu-jax[peers]"' in line for line in lines)
+    with pytest.raises(InputError, match=r"openvino-int8, which cannot run: onnx, .*pip install"):
+        rows.choose_rows(["openvino-int8"])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["nonsense"], "unknown row 'nonsense'"),
+        (["binary:magic"], "unknown engine"),
+        (["xla-fp32", "xla-fp32"], "twice"),
+        ([], "at least one"),
+    ],
+)
+def test_bad_rows_are_named(names: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        rows.choose_rows(names)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sizes": (100,)}, "size 100"),
+        ({"size": 16}, "size 16"),
+        ({"threads": (0,)}, "threads"),
+        ({"threads": (4096,)}, "threads"),
+        ({"threads": ()}, "threads"),
+        ({"batch_sizes": (0,)}, "batch_sizes"),
+        ({"densities": (1.0,)}, "density 1.0"),
+        ({"networks": NetworkOptions(density=0.0)}, "density 0.0"),
+        ({"timing": TimingOptions(min_rounds=0)}, "min_rounds"),
+        ({"timing": TimingOptions(min_rounds=5, max_rounds=4)}, "max_rounds"),
+    ],
+)
+def test_bad_options_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(SMOKE, **changes).check()
+
+
+def test_an_earlier_benchmark_is_kept_unless_told_otherwise(tmp_path: Path) -> None:
+    config = BenchmarkConfig(threads=(1,), out=tmp_path)
+    config.check()
+    (tmp_path / "benchmark.json").write_text("{}")
+    with pytest.raises(InputError, match="--overwrite"):
+        config.check()
+    dataclasses.replace(config, overwrite=True).check()
+    with pytest.raises(InputError, match="is a file"):
+        dataclasses.replace(config, out=tmp_path / "benchmark.json").check()
+
+
+def test_packed_files_take_the_place_of_random_networks(tmp_path: Path) -> None:
+    two_bits = UNetConfig(width=4, quantization=QuantizationOptions(activation_bits=2))
+    for name, config in (("one", UNetConfig(width=4)), ("two", two_bits)):
+        save_packed(tmp_path / name, random_packed(config, density=0.4))
+    given = Networks(NetworkOptions(packed=(tmp_path / "one", tmp_path / "two")))
+    found = given.packed("all_masked-2bit")
+    assert found.source == str(tmp_path / "two")
+    assert found.packed.config == load_packed(tmp_path / "two").config
+    assert found.density == pytest.approx(0.4, abs=0.02)
+    assert given.packed("all_masked", 0.2).density == pytest.approx(0.2, abs=0.02)
+    with pytest.raises(InputError, match="two all_masked networks"):
+        Networks(NetworkOptions(packed=(tmp_path / "one", tmp_path / "one")))
+    with pytest.raises(InputError, match="--width is 8"):
+        Networks(NetworkOptions(packed=(tmp_path / "one",), width=8))
+    save_packed(tmp_path / "wide", random_packed(UNetConfig.preset("binary", width=5)))
+    with pytest.raises(InputError, match="differ in width"):
+        Networks(NetworkOptions(packed=(tmp_path / "one", tmp_path / "wide")))
+
+
+def test_a_trained_full_precision_run_is_used(tmp_path: Path) -> None:
+    for name in ("full_precision", "binary"):
+        config = UNetConfig.preset(name, width=4)
+        _, params, stats = Network.create(config, seed=3)
+        run = RunDirectory(tmp_path / name)
+        run.create_or_resume({"unet": config.to_dict()})
+        with Checkpoints(run.checkpoints) as checkpoints:
+            state = TrainState(jnp.int32(5), params, stats, opt_state=(), ema=None)
+            checkpoints.save(state, position={"next_batch": 5}, dice=0.8)
+        if name == "full_precision":
+            found = Networks(NetworkOptions(run=run.path)).full_precision()
+            assert found.source == str(run.path)
+            np.testing.assert_array_equal(found.params["head"]["weight"], params["head"]["weight"])
+        else:
+            with pytest.raises(InputError, match="no full_precision network"):
+                Networks(NetworkOptions(run=run.path))
