@@ -3,7 +3,8 @@
 Registers are arrays `[ctas, threads]`, with a 1 in place of an axis along which a value does not
 change: a loop counter is `[1, 1]`, a CTA's index `[ctas, 1]`, a thread's `[1, threads]`. They are
 never written in place. Threads that part run apart, the lowest block of the text first, and go on
-together where they meet again.
+together where they meet again. So a thread must not wait for another in a loop: barriers are the
+only places to wait at.
 """
 
 from __future__ import annotations
@@ -166,8 +167,13 @@ class Schedule:
                 self.waiting[barrier].append((where, here & ~complete))
 
 
-def run(machine: Machine, blocks: Sequence[Block]) -> None:
+def run(machine: Machine, blocks: Sequence[Block], limit: int) -> None:
     """Runs every thread of a machine to its end.
+
+    Args:
+      machine: with its registers filled.
+      blocks: the program.
+      limit: of instructions: a program that runs longer is taken not to end.
 
     Raises:
       PtxError: what the program does wrong, with the line.
@@ -191,6 +197,8 @@ def run(machine: Machine, blocks: Sequence[Block]) -> None:
                     at = block.instructions[block.steps.index(step)]
                 raise _located(error, machine, at) from error
             machine.instructions += len(block.steps) + 1
+            if machine.instructions > limit:
+                raise PtxError(f"no end after {limit} instructions")
     for barrier, groups in schedule.waiting.items():
         for _, here in groups:
             cta = int(np.flatnonzero(here.any(axis=1))[0])

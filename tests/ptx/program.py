@@ -193,6 +193,7 @@ def launch(
     threads: int | Sequence[int] | None = None,
     shared_bytes: int | None = None,
     batch_threads: int = 1 << 15,
+    instruction_limit: int = 1 << 22,
 ) -> Run:
     """Runs a kernel.
 
@@ -204,6 +205,7 @@ def launch(
       threads: threads of a CTA, where the kernel does not say.
       shared_bytes: size of the dynamic shared memory.
       batch_threads: about how many threads run together, which bounds the memory taken.
+      instruction_limit: of those that run together; past it the kernel is taken not to end.
 
     Returns:
       counts of what was executed.
@@ -238,7 +240,7 @@ def launch(
         shared = SharedMemory(len(ctas), size, SHARED_BASE, granule=granule, follow=of_cta > WARP)
         machine = Machine(program.compiler.places, len(ctas), of_cta, memory, shared, parameters)
         _fill(program, machine, ctas, (nx, ny, nz), shape)
-        run(machine, program.blocks)
+        run(machine, program.blocks, instruction_limit)
         instructions, batches = instructions + machine.instructions, batches + 1
     memory.write_back()
     return Run(instructions, batches)

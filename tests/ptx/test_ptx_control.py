@@ -195,6 +195,12 @@ def test_what_is_not_known_is_an_error(instruction: str) -> None:
         Program.parse(kernel(START + instruction + STORE))
 
 
+def test_a_loop_without_end_is_found() -> None:
+    text = kernel(START + "LOOP: add.u32 d, d, 1; bra LOOP;")
+    with pytest.raises(PtxError, match="no end after 1000 instructions"):
+        launch(program(text), (1,), [np.zeros(32)], threads=32, instruction_limit=1000)
+
+
 def test_special_registers() -> None:
     lines = [".reg .b32 v, k, i, n, c; .reg .b64 at; .reg .pred p;"]
     names = [f"%{name}.{axis}" for name in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"]

@@ -1,20 +1,18 @@
 """Compiles Triton and Gluon kernels on a machine that has no GPU."""
 
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# What is compiled is kept between runs, apart from the user's own; and Triton warns about a
-# default of its own where nothing is said.
-os.environ.setdefault("TRITON_CACHE_DIR", str(Path(tempfile.gettempdir(), "mbu-jax-triton")))
-os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "0")
-
 import triton
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.experimental.gluon._runtime import GluonASTSource, GluonJITFunction
+
+# Compiling is most of the work, and mostly the same from run to run.
+knobs.cache.dir = str(Path(tempfile.gettempdir(), "mbu-jax-triton"))
 
 
 def compile_kernel(
@@ -43,5 +41,5 @@ def compile_kernel(
     return triton.compile(
         source(kernel, signature=types, constexprs=constants),
         target=GPUTarget("cuda", capability, 32),
-        options=options,
+        options={"enable_fp_fusion": False, **options},
     )

@@ -102,7 +102,7 @@ def _shfl(c: Compiler, i: Instruction, m: Modifiers) -> Step:
             _sources_here(machine, mask, source)
         shape = np.broadcast_shapes(values.shape, source.shape)
         if source.size == WARP:
-            found = values.take(source.ravel(), axis=-1)
+            found = values[..., source.ravel()]
         else:
             found = np.take_along_axis(
                 np.broadcast_to(values, shape), np.broadcast_to(source, shape).astype(np.int64), -1
