@@ -14,8 +14,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from experiments.benchmark.config import BenchmarkConfig
-from experiments.benchmark.model_file import save_model
-from experiments.benchmark.networks import FloatNetwork, Networks
+from experiments.benchmark.models import save_model
+from experiments.benchmark.networks import Networks
 from experiments.benchmark.pictures import nuclei
 from experiments.benchmark.rows import Row
 from mbu_jax.inference import infer
@@ -116,26 +116,26 @@ class Materials:
 
     def _write_float(self, rows: Sequence[Row]) -> None:
         network = self._drawn.full_precision()
-        logits = _model_logits(network.model, self._first)
-        if network.source == "random weights":
-            network, logits = _balanced(network, logits)
+        model = network.model
+        logits = _model_logits(model, self._first)
+        if network.random:
+            logits = _balance(model, logits)
         files = {"xla": self.folder / "float.safetensors"}
-        save_model(files["xla"], network.params, network.stats)
+        save_model(files["xla"], model)
         facts: dict[str, Any] = {"source": network.source}
         if any(row.runtime in ("onnxruntime", "openvino") for row in rows):
             # Only here: their packages need not be installed.
             from experiments.benchmark.peers import write_int8, write_onnx
 
             files["onnx"] = self.folder / "float.onnx"
-            write_onnx(network.model, files["onnx"])
+            write_onnx(model, files["onnx"])
             if any(row.engine == "int8" for row in rows):
                 channels = self._drawn.in_channels
                 images = nuclei(_CALIBRATION_IMAGES, _CALIBRATION_SIZE, channels, split="train")
                 files["int8"] = self.folder / "int8.onnx"
                 facts["int8"] = write_int8(files["onnx"], files["int8"], images)
-        self.networks["full_precision"] = Material(
-            network.network.config.to_dict(), files, facts, logits
-        )
+        config = model.config.to_dict()
+        self.networks["full_precision"] = Material(config, files, facts, logits)
 
     def _write_packed(self, name: str, density: float | None = None) -> None:
         network = self._drawn.packed(name, density)
@@ -176,13 +176,12 @@ def _model_logits(model: UNet, images: NDArray) -> NDArray:
     return np.asarray(program(state, jnp.asarray(images)))[0]
 
 
-def _balanced(network: FloatNetwork, logits: NDArray) -> tuple[FloatNetwork, NDArray]:
-    """The same network with a bias that makes half of the image foreground.
+def _balance(model: UNet, logits: NDArray) -> NDArray:
+    """Move the bias so that half of the image is foreground, and give the logits after that.
 
     Random weights may give the whole image one class, and then any two masks agree.
     """
     middle = np.median(logits, axis=(0, 1))
-    head = network.params["head"]
-    moved = {**head, "bias": head["bias"] - jnp.asarray(middle)}
-    params = {**network.params, "head": moved}
-    return dataclasses.replace(network, params=params), logits - middle
+    bias = model.head.bias
+    bias.set_value(bias[...] - jnp.asarray(middle))
+    return logits - middle

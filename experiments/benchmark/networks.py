@@ -1,16 +1,14 @@
 """The networks that are timed: trained ones that were given, random ones otherwise."""
 
 import dataclasses
-import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmark.config import NetworkOptions
+from experiments.benchmark.models import random_model
 from mbu_jax.errors import InputError
 from mbu_jax.inference import pack
 from mbu_jax.layers import QuantizationOptions
@@ -18,7 +16,6 @@ from mbu_jax.packing import PackedUNet
 from mbu_jax.saving import load_packed
 from mbu_jax.train.checkpoints import load_run
 from mbu_jax.train.rundir import RunDirectory
-from mbu_jax.train.state import Network, Tree
 from mbu_jax.unet import UNet, UNetConfig
 
 _DEFAULT_WIDTH = 64
@@ -29,21 +26,14 @@ class FloatNetwork:
     """The full-precision network.
 
     Attributes:
-      network: its structure.
-      params: parameters.
-      stats: BatchNorm statistics.
-      source: where the weights are from.
+      model: in evaluation mode.
+      source: where its weights are from.
+      random: whether they are random.
     """
 
-    network: Network
-    params: Tree
-    stats: Tree
+    model: UNet
     source: str
-
-    @property
-    def model(self) -> UNet:
-        """The model in evaluation mode."""
-        return self.network.model(self.params, self.stats)
+    random: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +81,7 @@ class Networks:
             self._packed[name] = network
         configs = [network.packed.config for network in self._packed.values()]
         if self._float is not None:
-            configs.append(self._float.network.config)
+            configs.append(self._float.model.config)
         self._sizes = _common_sizes(configs, options.width)
 
     @property
@@ -107,7 +97,8 @@ class Networks:
         """
         if self._float is None:
             config = _preset("full_precision", QuantizationOptions(), self._sizes)
-            self._float = FloatNetwork(*Network.create(config, seed=0), source="random weights")
+            model = random_model(config, self._options.density)
+            self._float = FloatNetwork(model, "random weights", random=True)
         return self._float
 
     def packed(self, name: str, density: float | None = None) -> PackedNetwork:
@@ -128,9 +119,7 @@ class Networks:
         preset, _, two = name.partition("-")
         quantization = QuantizationOptions(activation_bits=2 if two else 1)
         config = _preset(preset, quantization, self._sizes)
-        network, params, stats = Network.create(config, seed=0)
-        params = _redrawn(network, params, wanted)
-        model = network.model(params, stats)
+        model = random_model(config, wanted)
         masked = "" if preset == "binary" else f", {100 * wanted:g} % non-zero where masked"
         return PackedNetwork(pack(model), model, f"random weights{masked}")
 
@@ -169,7 +158,7 @@ def _trained(run: Path) -> FloatNetwork:
             f"--run {run} is no full_precision network; give its model with --packed, or train "
             "with --network full_precision"
         )
-    return FloatNetwork(network, params, stats, source=str(run))
+    return FloatNetwork(network.model(params, stats), str(run))
 
 
 def _given(path: Path) -> PackedNetwork:
@@ -198,16 +187,3 @@ def _common_sizes(configs: Iterable[UNetConfig], width: int | None) -> dict[str,
             "1 or 3"
         )
     return found[0]
-
-
-def _redrawn(network: Network, params: Tree, density: float) -> Tree:
-    """Latent weights so that this share of them lies beyond the ternarizer's threshold of 0.5."""
-    spread = 0.5 / statistics.NormalDist().inv_cdf(1 - density / 2)
-    rng = np.random.default_rng(0)
-
-    def draw(leaf: Any, is_latent: bool) -> Any:
-        if not is_latent:
-            return leaf
-        return jnp.asarray(rng.normal(scale=spread, size=leaf.shape), jnp.float32)
-
-    return jax.tree.map(draw, params, network.latent_mask(params))

@@ -8,7 +8,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from experiments.benchmark.job import Job
-from experiments.benchmark.model_file import load_model
+from experiments.benchmark.models import load_model
 from experiments.benchmark.runtimes.compiler import start_xla
 from experiments.benchmark.runtimes.runtime import Runtime
 from mbu_jax.unet import UNetConfig
