@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests.ptx.compiler import Compiler, Modifiers, dtype_of, opcode
+from tests.ptx.compiler import Compiler, Modifiers, dtype_of, opcode, unsigned
 from tests.ptx.machine import Array, Step
 from tests.ptx.syntax import Instruction
 
@@ -121,15 +121,19 @@ def _copysign(c: Compiler, i: Instruction, m: Modifiers) -> Step:
 _WHOLE = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
 
 
-def _to_integer(rounding: str, target: np.dtype) -> Callable[[Array], Array]:
+def _to_integer(rounding: str, source: np.dtype, target: np.dtype) -> Callable[[Array], Array]:
     limits = np.iinfo(target)
+    lowest, highest = target.type(limits.min), target.type(limits.max)
+    bits = 8 * target.itemsize
+    nan = 1 << bits - 1 if source.itemsize == 8 or bits == 64 else 0
+    of_nan = np.array(nan, unsigned(bits)).view(target)
 
     def convert(a: Array) -> Array:
         whole = _WHOLE[rounding](a.astype(np.float64))
-        inside = (whole >= float(limits.min)) & (whole < float(limits.max) + (target.itemsize < 8))
+        inside = (whole >= float(limits.min)) & (whole < float(limits.max) + (bits < 64))
         result = np.where(inside, whole, 0.0).astype(target)
-        result = np.where(inside | np.isnan(whole), result, limits.max)
-        return np.where(~inside & (whole < 0), limits.min, result).astype(target)
+        result = np.where(inside, result, np.where(whole < 0, lowest, highest))
+        return np.where(np.isnan(whole), of_nan, result)
 
     return convert
 
@@ -159,7 +163,7 @@ def _cvt(c: Compiler, i: Instruction, m: Modifiers) -> Step:
             raise i.error("unsupported conversion")
         function = _rounded_to(target)
     elif source.kind == "f":
-        function = _to_integer(m.need(*_WHOLE), target)
+        function = _to_integer(m.need(*_WHOLE), source, target)
         m.take("sat")
         if m.take("ftz"):
             convert = function

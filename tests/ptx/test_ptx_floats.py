@@ -179,6 +179,14 @@ def test_to_integers_saturates(target: str, rounding: str) -> None:
     assert out.tolist() == expected
 
 
+@pytest.mark.parametrize("target", ["s32", "u32", "u16", "s64", "u64"])
+def test_nan_becomes_zero_but_in_64_bits_half_the_range(target: str) -> None:
+    out = np.ones(_THREADS, f"u{int(target[1:]) // 8}")
+    text = elementwise(f"cvt.rzi.{target}.f32 d, a;", target, ["f32"])
+    launch(program(text), (1,), [out, np.full(_THREADS, np.nan, np.float32)], threads=_THREADS)
+    assert (out == (2**63 if target.endswith("64") else 0)).all()
+
+
 @pytest.mark.parametrize("source", ["s32", "u32", "s8", "u8", "s64", "u64"])
 def test_from_integers_rounds_to_nearest(source: str) -> None:
     bits = int(source[1:])
