@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from tests.ptx.accesses import load, store
 from tests.ptx.compiler import Compiler, Modifiers, opcode
 from tests.ptx.machine import WARP, Array, Machine, Mask, Step
 from tests.ptx.memory import check_alignment
-from tests.ptx.movement import load, store
 from tests.ptx.syntax import Instruction
 
 _LANE = np.arange(WARP)

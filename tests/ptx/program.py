@@ -14,14 +14,28 @@ from typing import Any
 import numpy as np
 
 # Importing an opcode's module is what makes it known.
-from tests.ptx import bits, comparisons, floats, integers, matrices, movement, tensor, warp, wgmma  # noqa: F401
+from tests.ptx import (  # noqa: F401
+    accesses,
+    atomics,
+    bits,
+    comparisons,
+    copies,
+    floats,
+    integers,
+    matrices,
+    moves,
+    tensor,
+    warp,
+    wgmma,
+)
 from tests.ptx.compiler import SHARED_BASE, Compiler, compile_instruction, unsigned
 from tests.ptx.control import compile_end, ends_block, fall_through, past_the_end
 from tests.ptx.errors import PtxError
 from tests.ptx.machine import WARP, Array, Block, Machine, run
 from tests.ptx.memory import GlobalMemory
+from tests.ptx.parser import parse
 from tests.ptx.shared import SharedMemory
-from tests.ptx.syntax import TYPE_BITS, Module, Parameter, parse
+from tests.ptx.syntax import TYPE_BITS, Module, Parameter
 
 type Argument = Array | int | float | np.generic | None
 
