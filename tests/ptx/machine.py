@@ -87,6 +87,8 @@ class Machine:
     def by_warp(self, value: Array) -> Array:
         """A value as `[ctas or 1, warps, 32]`."""
         rows = value.shape[0]
+        if value.shape[1] == self.threads:
+            return value.reshape(rows, self.warps, WARP)
         return np.broadcast_to(value, (rows, self.threads)).reshape(rows, self.warps, WARP)
 
     def picked(self, mask: Mask, value: Array) -> Array:

@@ -32,24 +32,14 @@ PRODUCTS: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
-def _words(machine: Machine, registers: list[Array]) -> Array:
-    """A lane's registers along K as `[ctas, warps, group, member, steps]`."""
-    rows = max(each.shape[0] for each in registers)
-    shape = (rows, machine.warps, 8, 4)
-    spread = [
-        np.broadcast_to(machine.by_warp(each).reshape(each.shape[0], machine.warps, 8, 4), shape)
-        for each in registers
-    ]
-    return np.stack(spread, axis=-1)
-
-
-def _counts(a: Array, b: Array, product: Callable[[Array, Array], Array]) -> Array:
-    """`[…, 8, words]` and `[…, 8, words]` to the 8x8 numbers of ones in their products."""
-    total = np.zeros((1,), np.uint32)
-    for word in range(a.shape[-1]):
-        both = product(a[..., :, None, word], b[..., None, :, word])
-        total = total + np.bitwise_count(both)
-    return total
+def _by_member(machine: Machine, steps: list[Array]) -> Array:
+    """A lane's registers along K as `[member, ctas, warps, group]`; two are one 64-bit word."""
+    words = steps[0]
+    if len(steps) == 2:
+        words = words.astype(np.uint64) | steps[1].astype(np.uint64) << np.uint64(32)
+    of_lanes = machine.by_warp(words)
+    of_lanes = of_lanes.reshape(*of_lanes.shape[:2], 8, 4)
+    return np.ascontiguousarray(of_lanes.transpose(3, 0, 1, 2))
 
 
 @opcode("mma")
@@ -73,23 +63,18 @@ def _mma(c: Compiler, i: Instruction, m: Modifiers) -> Step:
     def step(machine: Machine, mask: Mask) -> None:
         machine.whole_warps(mask)
         r = machine.registers
-        right = _fused(_words(machine, [read(r) for read in of_b]))
+        right = _by_member(machine, [read(r) for read in of_b])[..., None, :]
         starts = [read(r) for read in of_c]
         results = []
         for block in range(blocks):
-            left = _fused(_words(machine, [of_a[block + blocks * k](r) for k in range(steps)]))
-            counts = _counts(left, right, product)
+            left = _by_member(machine, [of_a[block + blocks * k](r) for k in range(steps)])
+            ones = np.bitwise_count(product(left[..., None], right))
+            counts = ones.sum(axis=0, dtype=np.int32)
             # Row `group`, columns 2 * member and 2 * member + 1 are the lane's own.
-            pairs = counts.reshape(counts.shape[0], machine.threads, 2).astype(np.int32)
+            pairs = counts.reshape(counts.shape[0], machine.threads, 2)
             for column in range(2):
                 results.append(starts[2 * block + column] + pairs[..., column])
         for write, value in zip(writes, results, strict=True):
             write(machine, mask, value)
 
     return step
-
-
-def _fused(words: Array) -> Array:
-    """`[…, group, member, steps]` as `[…, group, words]`; pairs of words become 64-bit ones."""
-    flat = np.ascontiguousarray(words).reshape(*words.shape[:-2], -1)
-    return flat.view(np.uint64)
