@@ -65,7 +65,8 @@ def benchmark(config: BenchmarkConfig, nursery: Nursery) -> dict[str, Any]:
     Raises:
       InputError: for rows or networks that cannot be timed.
     """
-    rows, left_out = choose_rows(config.rows)
+    load = os.getloadavg()[0]  # what else keeps the machine busy
+    rows, left_out = choose_rows(config.rows, config.baselines)
     for line in left_out:
         print(line, file=sys.stderr)
     groups = plan(config, rows)
@@ -78,14 +79,14 @@ def benchmark(config: BenchmarkConfig, nursery: Nursery) -> dict[str, Any]:
         networks = {name: material.facts for name, material in materials.networks.items()}
     return {
         "config": dataclasses.asdict(config),
-        "machine": _machine(),
+        "machine": _machine(load),
         "left_out": left_out,
         "networks": networks,
         "groups": measured,
     }
 
 
-def _machine() -> dict[str, Any]:
+def _machine(load: float) -> dict[str, Any]:
     about = machine()
     for name in _PEERS:
         try:
@@ -93,6 +94,7 @@ def _machine() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     about["instructions"] = None if library.absent() else library.instructions()
+    about["load_before"] = load
     return about
 
 

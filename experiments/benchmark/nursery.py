@@ -18,16 +18,7 @@ _LONGEST = 1024  # bytes of a message
 
 
 class Nursery:
-    """Starts processes, and tells how they ended; a context manager.
-
-    Example:
-      >>> with Nursery() as nursery:
-      ...     ours, theirs = socket.socketpair()
-      ...     pid = nursery.fork(theirs, sys.__stderr__)
-      ...     ours.close()
-      ...     nursery.wait(pid)
-      0
-    """
+    """Starts processes, and tells how they ended; a context manager."""
 
     def __enter__(self) -> Self:
         self._control, theirs = socket.socketpair()

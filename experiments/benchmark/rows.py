@@ -91,11 +91,14 @@ class Row:
         return f"{', '.join(missing)} not installed; {_PEERS}" if missing else None
 
 
-def choose_rows(names: Sequence[str] | None) -> tuple[list[Row], list[str]]:
+def choose_rows(
+    names: Sequence[str] | None, baselines: Sequence[str] = ()
+) -> tuple[list[Row], list[str]]:
     """Look rows up, and leave out by default what cannot run here.
 
     Args:
       names: of rows, or None for the default ones.
+      baselines: names of rows, which need not be timed.
 
     Returns:
       The rows, and a line for each reason to leave some out.
@@ -104,6 +107,8 @@ def choose_rows(names: Sequence[str] | None) -> tuple[list[Row], list[str]]:
       InputError: for an unknown or repeated name, none at all, or a named row that cannot run.
     """
     rows = [Row.parse(name) for name in (DEFAULT_ROWS if names is None else names)]
+    for name in baselines:
+        Row.parse(name)
     if not rows:
         raise InputError("rows is empty; name at least one")
     if len({row.name for row in rows}) < len(rows):

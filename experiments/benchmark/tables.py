@@ -18,7 +18,8 @@ def tables(report: dict[str, Any]) -> str:
     machine = report["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = [
-        f"{machine['cpu']}, {machine['cores']} cores; bitsliced: {machine['instructions']}",
+        f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_before']:.1f} before; "
+        f"bitsliced: {machine['instructions']}",
         versions,
     ]
     for name, facts in report["networks"].items():

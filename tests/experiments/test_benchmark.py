@@ -338,6 +338,14 @@ def test_bad_rows_are_named(names: list[str], message: str) -> None:
         rows.choose_rows(names)
 
 
+def test_a_baseline_must_be_a_row_but_need_not_be_timed() -> None:
+    assert [row.name for row in rows.choose_rows(["xla-fp32"], ["openvino-int8"])[0]] == [
+        "xla-fp32"
+    ]
+    with pytest.raises(InputError, match="unknown row 'openvino'"):
+        rows.choose_rows(["xla-fp32"], ["openvino"])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
