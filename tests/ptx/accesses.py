@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tests.ptx.compiler import Compiler, Modifiers, dtype_of, opcode, unsigned
+from tests.ptx.errors import AddressError
 from tests.ptx.machine import Array, Machine, Mask, Step
 from tests.ptx.syntax import TYPE_BITS, Address, Instruction, Name
 
@@ -80,10 +81,13 @@ def load(
 ) -> list[Array]:
     """What each thread of a mask reads: `count` words at its address."""
     at = machine.picked(mask, addresses)
-    if space == "global":
-        found = machine.memory.load(at, dtype, count)
-    else:
-        found = machine.shared.load(at, machine.who(mask), dtype, count)
+    try:
+        if space == "global":
+            found = machine.memory.load(at, dtype, count)
+        else:
+            found = machine.shared.load(at, machine.who(mask), dtype, count)
+    except AddressError as error:
+        raise machine.blame(mask, addresses, error) from error
     return [_spread(machine, mask, each) for each in found]
 
 
@@ -91,10 +95,13 @@ def store(machine: Machine, mask: Mask, space: str, addresses: Array, values: li
     """Each thread of a mask writes its values at its address."""
     at = machine.picked(mask, addresses)
     what = [machine.picked(mask, value) for value in values]
-    if space == "global":
-        machine.memory.store(at, what)
-    else:
-        machine.shared.store(at, machine.who(mask), what)
+    try:
+        if space == "global":
+            machine.memory.store(at, what)
+        else:
+            machine.shared.store(at, machine.who(mask), what)
+    except AddressError as error:
+        raise machine.blame(mask, addresses, error) from error
 
 
 @opcode("ld")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.ptx.errors import PtxError
+from tests.ptx.errors import AddressError, PtxError
 from tests.ptx.memory import GlobalMemory
 from tests.ptx.shared import Accessors, SharedMemory
 from tests.ptx.syntax import Instruction, names_in
@@ -37,6 +37,7 @@ class Machine:
 
     Attributes:
       registers: one array a register, see the module's text; None where nothing was written.
+      first_cta: number of the first CTA of the batch in its grid.
       ctas: number of CTAs in the batch.
       threads: threads of each.
       memory: the global memory.
@@ -52,6 +53,7 @@ class Machine:
     def __init__(
         self,
         places: int,
+        first_cta: int,
         ctas: int,
         threads: int,
         memory: GlobalMemory,
@@ -59,6 +61,7 @@ class Machine:
         parameters: Sequence[Array],
     ) -> None:
         self.registers: list[Any] = [None] * places
+        self.first_cta = first_cta
         self.ctas = ctas
         self.threads = threads
         self.warps = threads // WARP
@@ -102,6 +105,12 @@ class Machine:
         return Accessors(
             self.picked(mask, self.accessors.ctas), self.picked(mask, self.accessors.tags)
         )
+
+    def blame(self, mask: Mask, addresses: Array, error: AddressError) -> PtxError:
+        """The same error with the first thread that has its address."""
+        guilty = self.everywhere(mask) & (addresses == np.uint64(error.address))
+        cta, thread = (int(each[0]) for each in np.nonzero(guilty))
+        return PtxError(f"{error} (thread {thread} of CTA {self.first_cta + cta})")
 
     def whole_warps(self, mask: Mask) -> None:
         """Demands that no warp is at an instruction with only some of its threads."""

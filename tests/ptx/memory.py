@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.ptx.errors import PtxError
+from tests.ptx.errors import AddressError, PtxError
 
 type Array = np.ndarray[Any, Any]
 
@@ -48,8 +48,8 @@ class _Buffer:
 
 def check_alignment(addresses: Array, width: int) -> None:
     if width > 1 and int(np.bitwise_or.reduce(addresses, axis=None)) & (width - 1):
-        worst = addresses[(addresses & np.uint64(width - 1)) != 0]
-        raise PtxError(f"address {int(worst.flat[0]):#x} is not a multiple of {width}")
+        worst = int(addresses[(addresses & np.uint64(width - 1)) != 0].flat[0])
+        raise AddressError(f"address {worst:#x} is not a multiple of {width}", worst)
 
 
 def _log2(width: int) -> np.uint64:
@@ -111,12 +111,13 @@ class GlobalMemory:
     def _buffer(self, lowest: int, highest: int, width: int) -> _Buffer:
         number = (lowest >> _BUFFER_BITS) - 1
         if not 0 <= number < len(self._buffers):
-            raise PtxError(f"address {lowest:#x} is in no buffer")
+            raise AddressError(f"address {lowest:#x} is in no buffer", lowest)
         buffer = self._buffers[number]
         start, end = lowest - buffer.base, highest + width - buffer.base
         if start < 0 or end > buffer.bytes.data.size:
-            raise PtxError(
-                f"bytes {start} to {end} of {buffer.name}, which has {buffer.bytes.data.size}"
+            raise AddressError(
+                f"bytes {start} to {end} of {buffer.name}, which has {buffer.bytes.data.size}",
+                lowest if start < 0 else highest,
             )
         return buffer
 

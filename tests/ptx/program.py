@@ -252,7 +252,9 @@ def launch(
     for first in range(0, total, together):
         ctas = np.arange(first, min(first + together, total), dtype=np.uint32)
         shared = SharedMemory(len(ctas), size, SHARED_BASE, granule=granule, follow=of_cta > WARP)
-        machine = Machine(program.compiler.places, len(ctas), of_cta, memory, shared, parameters)
+        machine = Machine(
+            program.compiler.places, first, len(ctas), of_cta, memory, shared, parameters
+        )
         _fill(program, machine, ctas, (nx, ny, nz), shape)
         run(machine, program.blocks, instruction_limit)
         instructions, batches = instructions + machine.instructions, batches + 1

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.ptx.errors import PtxError
+from tests.ptx.errors import AddressError, PtxError
 from tests.ptx.memory import Bytes, check_alignment, columns, scatter, spread_words
 
 type Array = np.ndarray[Any, Any]
@@ -128,9 +128,10 @@ class SharedMemory:
         check_alignment(addresses, width)
         lowest, highest = int(addresses.min()), int(addresses.max())
         if lowest < self.base or highest + width > self.base + self.size:
-            raise PtxError(
+            raise AddressError(
                 f"bytes {lowest - self.base} to {highest + width - self.base} "
-                f"of the shared memory, which has {self.size}"
+                f"of the shared memory, which has {self.size}",
+                lowest if lowest < self.base else highest,
             )
         shift = width.bit_length() - 1
         return ctas * (self._stride >> shift) + (addresses.view(np.int64) - self.base >> shift)

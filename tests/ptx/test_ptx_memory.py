@@ -175,12 +175,16 @@ def test_copies_arrive_group_by_group() -> None:
 
 
 def test_addresses_are_far_from_each_other() -> None:
-    out, other = np.zeros(64, np.uint32), np.zeros(64, np.uint32)
-    for offset, message in ((-4, "bytes -4 to"), (4, "bytes 4 to 260 of p0, which has 256")):
-        with pytest.raises(PtxError, match=rf"{message}.*line \d+: st.global"):
+    out, other = np.zeros(128, np.uint32), np.zeros(128, np.uint32)
+    for offset, message in (
+        (-4, r"bytes -4 to 508 of p0, which has 512 \(thread 0 of CTA 0\)"),
+        (4, r"bytes 4 to 516 of p0, which has 512 \(thread 63 of CTA 1\)"),
+    ):
+        with pytest.raises(PtxError, match=rf"{message}; line \d+: st.global"):
             execute(
-                f"mad.wide.u32 at, tid, 4, base; st.global.b32 [at + {offset}], tid; ret;",
+                f"mad.wide.u32 at, i, 4, base; st.global.b32 [at + {offset}], i; ret;",
                 *(out, other),
+                ctas=2,
             )
     assert not out.any()
 
