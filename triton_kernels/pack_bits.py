@@ -9,7 +9,7 @@ import triton.language as tl
 
 from triton_kernels.launch import Launch, cdiv
 
-_PIXELS = 128
+_PIXELS = 32
 
 
 @triton.jit

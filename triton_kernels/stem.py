@@ -67,18 +67,17 @@ def stem_kernel(
     weight += group * (9 * CHANNELS * 32) + channel
 
     sums = gl.full([PIXELS, 32], 0, gl.float32, layout=tile)
-    for i in range(3):
-        source = row + i - 1
-        for j in gl.static_range(3):
-            beside = column + (j - 1)
-            inside = (source >= 0) & (source < height) & (beside >= 0) & (beside < width)
-            for c in gl.static_range(CHANNELS):
-                offset = (i - 1) * width * CHANNELS + ((j - 1) * CHANNELS + c)
-                level = gl.load(levels + offset, inside, other=0).to(gl.float32)
-                number = gl.where(inside, 2 * level - 255, 0.0)
-                factor = gl.load(weight + (j * CHANNELS + c) * 32)
-                sums = gl.fma(gl.expand_dims(number, 1), gl.expand_dims(factor, 0), sums)
-        weight += 3 * CHANNELS * 32
+    for tap in range(9):
+        i, j = tap // 3 - 1, tap % 3 - 1
+        beside = column + j
+        inside = (row + i >= 0) & (row + i < height) & (beside >= 0) & (beside < width)
+        source = levels + (i * width + j) * CHANNELS
+        for c in gl.static_range(CHANNELS):
+            level = gl.load(source + c, inside, other=0).to(gl.float32)
+            number = gl.expand_dims(gl.where(inside, 2 * level - 255, 0.0), 1)
+            factor = gl.expand_dims(gl.load(weight + c * 32), 0)
+            sums = gl.fma(number, factor, sums)
+        weight += CHANNELS * 32
 
     words = code_words(sums.to(gl.int32), theta + group * 32 + channel, groups * 32, PLANES)
     y += at * (PLANES * groups) + group

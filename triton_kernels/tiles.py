@@ -16,12 +16,14 @@ class Tile:
       columns: of pixels, a power of two.
       chunk: words: 1, 2 or 4, and a divisor of the words of a pixel.
       warps: 1, 2, 4 or 8, each with 4 pixels or more.
+      registers: the most that a thread may have.
     """
 
     rows: int
     columns: int
     chunk: int
     warps: int
+    registers: int
 
 
 def tile_shape(height: int, width: int, pixels: int) -> tuple[int, int]:
@@ -59,8 +61,10 @@ def best_tile(x: tuple[int, ...], weight_planes: int) -> Tile:
 
     Example:
       >>> best_tile((1, 30, 40, 1, 8), weight_planes=2)
-      Tile(rows=8, columns=8, chunk=2, warps=4)
+      Tile(rows=8, columns=8, chunk=2, warps=4, registers=168)
     """
     _, height, width, planes, words = x
-    chunk = 2 if words % 2 == 0 and planes * weight_planes <= 2 else 1
-    return Tile(*tile_shape(height, width, _PIXELS), chunk, warps=4)
+    chunk = 2 if words % 2 == 0 and planes == 1 and weight_planes <= 2 else 1
+    # Three blocks of a multiprocessor, or two where there is most to hold.
+    registers = 168 if planes * weight_planes < 8 else 200
+    return Tile(*tile_shape(height, width, _PIXELS), chunk, warps=4, registers=registers)

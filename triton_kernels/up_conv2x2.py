@@ -139,5 +139,5 @@ def launch(x: tuple[int, ...], *, weight_planes: int, groups: int, tile: Tile) -
             "WARPS": tile.warps,
         },
         warps=tile.warps,
-        registers=168,
+        registers=tile.registers,
     )

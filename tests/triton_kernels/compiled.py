@@ -1,0 +1,89 @@
+"""Kernels compiled on a machine that has no GPU, as `jax_triton` does, and their machine code."""
+
+import functools
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource, GluonJITFunction
+
+TARGETS = (75, 80, 86, 89, 90, 100, 120)
+
+_POINTERS = {"uint32": "*u32", "int32": "*i32", "float32": "*fp32", "uint8": "*u8"}
+
+# Kept between runs; set here because importing jax_triton makes Triton forget the environment's.
+knobs.cache.dir = str(Path(tempfile.gettempdir(), "mbu-jax-triton"))
+
+type Pairs = tuple[tuple[str, Any], ...]
+
+
+@functools.cache
+def compiled(
+    kernel: Any, types: tuple[str, ...], sizes: Pairs, constants: Pairs, options: Pairs, target: int
+) -> Any:
+    """Compile a kernel.
+
+    Args:
+      kernel: Triton's or Gluon's.
+      types: dtypes of the arrays, the output last.
+      sizes: integers that the kernel takes when it runs; one that is 1 becomes a constant.
+      constants: of the kernel.
+      options: of the compiler.
+      target: compute capability, 75 for sm_75.
+    """
+    fixed = dict(constants) | {name: value for name, value in sizes if value == 1}
+    arrays = iter(types)
+    signature = {}
+    for name in kernel.arg_names:
+        if name in fixed:
+            signature[name] = "constexpr"
+        else:
+            signature[name] = "i32" if name in dict(sizes) else _POINTERS[next(arrays)]
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, kind in enumerate(signature.values())
+        if kind.startswith("*")
+    }
+    source = GluonASTSource if isinstance(kernel, GluonJITFunction) else ASTSource
+    return triton.compile(
+        source(kernel, signature, fixed, aligned),
+        target=GPUTarget("cuda", target, 32),
+        options=dict(options),
+    )
+
+
+class Sass:
+    """A compiled kernel's machine code.
+
+    Attributes:
+      opcodes: how often each occurs, modifiers cut off.
+      registers: of a thread.
+      stack: bytes of local memory of a thread.
+    """
+
+    def __init__(self, kernel: Any):
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(kernel.asm["cubin"])
+            file.flush()
+            command = [knobs.nvidia.cuobjdump.path, "-sass", "--dump-resource-usage", file.name]
+            text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        found = re.search(r"REG:(\d+) STACK:(\d+)", text)
+        assert found is not None, text
+        self.registers, self.stack = map(int, found.groups())
+        lines = re.findall(r"/\*([0-9a-f]{4,})\*/ +(?:@!?U?P\w+ +)?([A-Z][A-Z0-9]+)(.*)", text)
+        self.opcodes = Counter(
+            opcode for at, opcode, rest in lines if not _leaves_loop(int(at, 16), opcode, rest)
+        )
+
+
+def _leaves_loop(at: int, opcode: str, rest: str) -> bool:
+    """Whether this is how ptxas jumps over a loop's last branch on sm_80: by a call."""
+    target = re.search(r" 0x([0-9a-f]+)", rest)
+    return opcode == "CALL" and target is not None and int(target[1], 16) == at + 0x20
