@@ -247,6 +247,11 @@ const XLA_FFI_TypeInfo* mbu_conv_state_info() {
   return &info;
 }
 const char* mbu_instructions() { return mbu::best_kernels().name; }
+int64_t mbu_vector_bytes() { return mbu::best_kernels().vector_bytes; }
+uint32_t mbu_add_only(int64_t rounds) { return mbu::best_kernels().add_only(rounds); }
+uint32_t mbu_read_only(const void* memory, int64_t vectors, int64_t rounds) {
+  return mbu::best_kernels().read_only(memory, vectors, rounds);
+}
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(mbu_conv_instantiate, mbu::make_state, ffi::Ffi::BindInstantiate());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(mbu_conv, mbu::run_conv,

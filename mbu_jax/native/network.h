@@ -124,6 +124,9 @@ struct Kernels {
   void (*up_conv)(const Conv&, int64_t task);
   void (*pool)(const Pool&, int64_t task);
   void (*head)(const Head&, int64_t task);
+  // The ceilings, see ceilings.h.
+  uint32_t (*add_only)(int64_t rounds);
+  uint32_t (*read_only)(const void* memory, int64_t vectors, int64_t rounds);
 };
 
 const Kernels& best_kernels();

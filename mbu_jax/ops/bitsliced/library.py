@@ -20,14 +20,14 @@ def absent() -> str | None:
     if not _LIBRARY.exists():
         return "its library was not compiled; install a C++ compiler, then mbu_jax from source"
     try:
-        library = ctypes.CDLL(str(_LIBRARY))
-    except OSError as error:
+        library = load()
+    except (OSError, AttributeError) as error:  # the latter where it is of another version
         return f"its library cannot be loaded ({error}); install mbu_jax anew"
     try:
         # Registers what waits: types have to come before the functions that use them.
         jax.devices("cpu")
         _register(library)
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError) as error:
         return f"XLA does not take its library ({error}); install mbu_jax anew"
     return None
 
@@ -56,6 +56,25 @@ def instructions() -> str:
     Returns:
       ``avx512``, ``avx2`` or ``portable``.
     """
+    return load().mbu_instructions().decode()
+
+
+@functools.cache
+def load() -> ctypes.CDLL:
+    """Load the library with the types of its plain functions.
+
+    Returns:
+      The library.
+
+    Raises:
+      OSError: where it is missing; see `absent`.
+      AttributeError: where it lacks a function, being of another version.
+    """
     library = ctypes.CDLL(str(_LIBRARY))
     library.mbu_instructions.restype = ctypes.c_char_p
-    return library.mbu_instructions().decode()
+    library.mbu_vector_bytes.restype = ctypes.c_int64
+    library.mbu_add_only.argtypes = (ctypes.c_int64,)
+    library.mbu_read_only.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+    for function in (library.mbu_add_only, library.mbu_read_only):
+        function.restype = ctypes.c_uint32
+    return library
