@@ -22,7 +22,7 @@ from experiments.benchmark.charts import draw
 from experiments.benchmark.config import PRESETS, BenchmarkConfig
 from experiments.benchmark.groups import plan
 from experiments.benchmark.materials import Materials
-from experiments.benchmark.measuring import measure
+from experiments.benchmark.measuring import Measurer, without_own_precision
 from experiments.benchmark.nursery import Nursery
 from experiments.benchmark.rows import choose_rows
 from experiments.benchmark.tables import tables
@@ -72,10 +72,13 @@ def benchmark(config: BenchmarkConfig, nursery: Nursery) -> dict[str, Any]:
     groups = plan(config, rows)
     with tempfile.TemporaryDirectory(prefix="mbu-benchmark-") as folder:
         materials = Materials(Path(folder), config, rows)
-        measured = [
-            measure(group, materials, nursery, config)
-            for group in tqdm(groups, desc="benchmark", unit="group", disable=None)
-        ]
+        measurer = Measurer(materials, nursery, config)
+        measured: list[dict[str, Any]] = []
+        repeating: set[str] = set()
+        for group in tqdm(groups, desc="benchmark", unit="group", disable=None):
+            found = measurer.measure(group.without(repeating))
+            repeating |= without_own_precision(found).keys()
+            measured.append(found)
         networks = {name: material.facts for name, material in materials.networks.items()}
     return {
         "config": dataclasses.asdict(config),

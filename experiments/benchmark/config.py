@@ -147,6 +147,7 @@ PRESETS = {
         sizes=(256, 512, 1024, 2048),
         densities=(0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
         layers=True,
+        timing=TimingOptions(min_rounds=3),
     ),
     "smoke": BenchmarkConfig(
         size=64,

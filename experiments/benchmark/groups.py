@@ -1,7 +1,7 @@
 """Which rows are timed beside each other, and on what."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -56,6 +56,18 @@ class Group:
         images = "1 image" if self.batch == 1 else f"{self.batch} images"
         kind = what.get(self.section, "")
         return f"{kind}{self.size}x{self.size}, {images}, {threads}"
+
+    def without(self, names: Collection[str]) -> "Group":
+        """Leave rows out.
+
+        Args:
+          names: of the rows.
+
+        Returns:
+          The group of the others.
+        """
+        kept = tuple(entry for entry in self.entries if entry.row.name not in names)
+        return dataclasses.replace(self, entries=kept)
 
     def jobs(self, materials: Materials, main_size: int) -> list[Job]:
         """Say what the processes have to do.

@@ -9,39 +9,74 @@ from tqdm import tqdm
 
 from experiments.benchmark.account import account
 from experiments.benchmark.config import BenchmarkConfig, TimingOptions
-from experiments.benchmark.groups import Group
+from experiments.benchmark.groups import Entry, Group
+from experiments.benchmark.job import Job
 from experiments.benchmark.materials import Material, Materials
+from experiments.benchmark.memory import available_bytes
 from experiments.benchmark.nursery import Nursery
 from experiments.benchmark.processes import Worker, workers
 from mbu_jax.saving import load_packed
 
+_SHARE_OF_MEMORY = 0.85  # that processes may fill
+_PROCESS_BYTES = 3e8  # of any of them, Python and its libraries
 _LARGEST_DIFFERENCE = 1e-3  # of float32 logits, relative to the largest
 
 
-def measure(
-    group: Group, materials: Materials, nursery: Nursery, config: BenchmarkConfig
-) -> dict[str, Any]:
-    """Time a group.
+class Measurer:
+    """Times groups, and learns from each how much memory a row needs.
 
     Args:
-      group: what to time.
       materials: of the benchmark.
-      nursery: for its processes.
+      nursery: for the rows' processes.
       config: of the benchmark.
-
-    Returns:
-      The group's shape, and under ``rows`` what was found for each.
-
-    Raises:
-      InputError: where a row's process dies.
     """
-    jobs = group.jobs(materials, config.size)
-    with workers(jobs, nursery) as started:
-        samples = time_in_turn(started, config.timing, str(group))
-        memory = [worker.ready | worker.finish() for worker in started]
-    rows = {}
-    for entry, job, runs, said in zip(group.entries, jobs, samples, memory, strict=True):
-        material, model = materials.model(entry.row, entry.density)
+
+    def __init__(self, materials: Materials, nursery: Nursery, config: BenchmarkConfig) -> None:
+        self._materials, self._nursery, self._config = materials, nursery, config
+        self._bytes_per_pixel: dict[str, float] = {}
+
+    def measure(self, group: Group) -> dict[str, Any]:
+        """Time a group.
+
+        Args:
+          group: what to time.
+
+        Returns:
+          The group's shape, and under ``rows`` what was found for each. Rows whose memory does not
+          suffice for all of them at once are timed in several shifts.
+
+        Raises:
+          InputError: where a row's process dies.
+        """
+        jobs = group.jobs(self._materials, self._config.size)
+        pixels = group.batch * group.size**2
+        needs = [pixels * self._bytes_per_pixel.get(e.row.name, 0) for e in group.entries]
+        rows: dict[str, dict[str, Any]] = {}
+        for shift, members in enumerate(shifts(needs, available_bytes())):
+            chosen = [jobs[i] for i in members]
+            with workers(chosen, self._nursery) as started:
+                samples = time_in_turn(started, self._config.timing, str(group))
+                said = [worker.ready | worker.finish() for worker in started]
+            for i, runs, words in zip(members, samples, said, strict=True):
+                entry = group.entries[i]
+                row = {"shift": shift, **self._row(group, entry, jobs[i], runs, words)}
+                rows[entry.name] = row
+                if group.section == "latency" and row["running_memory_bytes"] is not None:
+                    self._bytes_per_pixel[entry.name] = row["running_memory_bytes"] / pixels
+        rows = {entry.name: rows[entry.name] for entry in group.entries}
+        compare(rows, self._config.baselines)
+        shape = {"threads": group.threads, "size": group.size, "batch": group.batch}
+        return {"section": group.section, **shape, "rows": rows}
+
+    def _row(
+        self,
+        group: Group,
+        entry: Entry,
+        job: Job,
+        runs: Sequence[dict[str, Any]],
+        said: dict[str, Any],
+    ) -> dict[str, Any]:
+        material, model = self._materials.model(entry.row, entry.density)
         row = _summary(runs, group.batch) | _memory(said)
         row |= {"model_bytes": model.stat().st_size, "runtime": said["facts"]}
         if entry.density is not None:
@@ -52,10 +87,36 @@ def measure(
         if job.logits is not None:
             logits = np.load(job.logits, allow_pickle=False)
             row["agreement"] = agreement(entry.row.engine, material, logits)
-        rows[entry.name] = row
-    _compare(rows, config.baselines)
-    shape = {"threads": group.threads, "size": group.size, "batch": group.batch}
-    return {"section": group.section, **shape, "rows": rows}
+        return row
+
+
+def shifts(needs: Sequence[float], available: float | None) -> list[list[int]]:
+    """Divide processes so that those that are alive at once fit into memory.
+
+    Args:
+      needs: bytes that each takes besides what every process does.
+      available: bytes in all, or None where it is not known.
+
+    Returns:
+      Which processes are alive together, as few times as a simple rule finds: the largest first,
+      each in the first shift with room. One that fits nowhere is alone.
+
+    Example:
+      >>> shifts([5e9, 1e9, 9e9], available=15e9)
+      [[2], [0, 1]]
+    """
+    if available is None:
+        return [list(range(len(needs)))]
+    room = _SHARE_OF_MEMORY * available
+    found: list[list[int]] = []
+    for i in sorted(range(len(needs)), key=lambda i: -needs[i]):
+        for shift in found:
+            if sum(needs[j] + _PROCESS_BYTES for j in (*shift, i)) <= room:
+                shift.append(i)
+                break
+        else:
+            found.append([i])
+    return [sorted(shift) for shift in found]
 
 
 def time_in_turn(
@@ -116,14 +177,41 @@ def _above(peak: int | None, baseline: int | None) -> int | None:
     return None if peak is None or baseline is None else peak - baseline
 
 
-def _compare(rows: dict[str, dict[str, Any]], baselines: Sequence[str]) -> None:
-    """Add how many times as fast as each baseline a row is: the median over rounds."""
+def compare(rows: dict[str, dict[str, Any]], baselines: Sequence[str]) -> None:
+    """Add ``speedup``: how many times as fast as each baseline a row is.
+
+    It is the median over rounds, or of rows that were in different shifts the quotient of medians.
+
+    Args:
+      rows: by name; changed.
+      baselines: names of rows, of which those that are not there are passed over.
+    """
     for row in rows.values():
-        row["speedup"] = {
-            name: float(np.median(np.divide(rows[name]["seconds"], row["seconds"])))
-            for name in baselines
-            if name in rows
-        }
+        row["speedup"] = {}
+        for name in baselines:
+            if name not in rows:
+                continue
+            other, seconds = rows[name], "seconds"
+            if other["shift"] != row["shift"]:
+                seconds = "median"
+            row["speedup"][name] = float(np.median(np.divide(other[seconds], row[seconds])))
+
+
+def without_own_precision(group: dict[str, Any]) -> dict[str, str]:
+    """Find the rows of a group that this processor cannot run as they are named.
+
+    Args:
+      group: what `Measurer.measure` gave.
+
+    Returns:
+      By row, the precision that OpenVINO took instead of bfloat16.
+    """
+    return {
+        name: row["runtime"]["inference_precision_hint"]
+        for name, row in group["rows"].items()
+        if row["runtime"].get("precision") == "bf16"
+        and row["runtime"]["inference_precision_hint"] != "bf16"
+    }
 
 
 def agreement(engine: str, material: Material, logits: NDArray) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""Memory of this process, as Linux tells it."""
+"""Memory of this process and of the machine, as Linux tells it."""
 
 import ctypes
 import re
 from pathlib import Path
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_MACHINE = Path("/proc/meminfo")
 
 
 def resident_bytes() -> int | None:
@@ -13,7 +14,7 @@ def resident_bytes() -> int | None:
     Returns:
       Bytes, or None where the system does not tell.
     """
-    return _read("VmRSS")
+    return _read(_STATUS, "VmRSS")
 
 
 def peak_bytes() -> int | None:
@@ -22,7 +23,7 @@ def peak_bytes() -> int | None:
     Returns:
       Bytes, or None where the system does not tell.
     """
-    return _read("VmHWM")
+    return _read(_STATUS, "VmHWM")
 
 
 def reset_peak() -> bool:
@@ -41,8 +42,17 @@ def reset_peak() -> bool:
     return True
 
 
-def _read(name: str) -> int | None:
-    if not _STATUS.exists():
+def available_bytes() -> int | None:
+    """Read how much memory processes may take before the machine runs short.
+
+    Returns:
+      Bytes, or None where the system does not tell.
+    """
+    return _read(_MACHINE, "MemAvailable")
+
+
+def _read(path: Path, name: str) -> int | None:
+    if not path.exists():
         return None
-    found = re.search(rf"^{name}:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
+    found = re.search(rf"^{name}:\s+(\d+) kB$", path.read_text(), re.MULTILINE)
     return None if found is None else 1024 * int(found[1])

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from experiments.benchmark.measuring import without_own_precision
+
 _MEGA, _GIGA = 1e6, 1e9
 
 
@@ -41,14 +43,13 @@ _LEGEND = (
 
 
 def _remarks(report: dict[str, Any]) -> list[str]:
-    """Rows that did not run with the precision that they are named after."""
-    remarks = {}
-    for group in report["groups"]:
-        for name, row in group["rows"].items():
-            used = row["runtime"].get("inference_precision_hint")
-            if row["runtime"].get("precision") == "bf16" and used != "bf16":
-                remarks[name] = f"{name} ran in {used}: this processor has no bf16"
-    return list(remarks.values())
+    """What a reader would not expect."""
+    remarks = {
+        f"{name} ran in {used}, as this processor has no bfloat16; it is timed once": None
+        for group in report["groups"]
+        for name, used in without_own_precision(group).items()
+    }
+    return list(remarks)
 
 
 def _layers(group: dict[str, Any]) -> list[str]:
@@ -71,11 +72,14 @@ def _layers(group: dict[str, Any]) -> list[str]:
 
 def _group(group: dict[str, Any]) -> list[str]:
     titles = {"latency": "", "density": "Densities: ", "end_to_end": "PNG file to PNG file: "}
-    rounds = len(next(iter(group["rows"].values()))["seconds"])
+    counts = {len(row["seconds"]) for row in group["rows"].values()}
+    rounds = "-".join(str(n) for n in sorted({min(counts), max(counts)}))
     title = (
         f"{titles[group['section']]}{group['size']}x{group['size']}, batch {group['batch']}, "
         f"threads {group['threads']}, {rounds} rounds"
     )
+    if any(row["shift"] for row in group["rows"].values()):
+        title += ", in shifts, since memory does not hold all at once"
     first = next(iter(group["rows"].values()))
     baselines = list(first["speedup"])
     with_agreement = "agreement" in first

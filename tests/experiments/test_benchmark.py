@@ -267,6 +267,43 @@ def test_rows_take_turns_as_often_as_time_allows(seconds: float, rounds: int) ->
     assert order == ["a", "b"] * rounds
 
 
+def test_what_does_not_fit_into_memory_together_is_timed_in_shifts() -> None:
+    needs = [14e9, 7e9, 0.2e9, 7e9, 0.0]
+    for available in (40e9, 20e9, 10e9):
+        found = measuring.shifts(needs, available)
+        assert sorted(i for shift in found for i in shift) == [0, 1, 2, 3, 4]
+        for shift in found:
+            assert len(shift) == 1 or sum(needs[i] for i in shift) < available
+    assert len(measuring.shifts(needs, 40e9)) == 1
+    assert len(measuring.shifts(needs, 20e9)) == 2
+    assert measuring.shifts(needs, None) == [[0, 1, 2, 3, 4]]
+
+
+def test_rows_of_other_shifts_are_compared_by_medians() -> None:
+    times = {"a": [1.0, 4.0, 2.0], "b": [2.0, 2.0, 2.0], "c": [8.0, 2.0, 4.0]}
+    found: dict[str, Any] = {
+        name: {"seconds": seconds, "median": statistics.median(seconds), "shift": int(name == "c")}
+        for name, seconds in times.items()
+    }
+    measuring.compare(found, ["a", "absent"])
+    assert found["b"]["speedup"] == {"a": 1.0}  # of 0.5, 2 and 1
+    assert found["c"]["speedup"] == {"a": 0.5}
+    found["c"]["shift"] = 0
+    measuring.compare(found, ["a"])
+    assert found["c"]["speedup"] == {"a": 0.5}  # of 1/8, 2 and 0.5
+
+
+def test_bfloat16_that_is_not_there_is_told_and_timed_once() -> None:
+    def row(precision: str, used: str) -> dict[str, Any]:
+        return {"runtime": {"precision": precision, "inference_precision_hint": used}}
+
+    group = {"rows": {"x": row("bf16", "f32"), "y": row("bf16", "bf16"), "z": row("int8", "f32")}}
+    assert measuring.without_own_precision(group) == {"x": "f32"}
+    chosen = [rows.Row.parse("xla-fp32"), rows.Row.parse("openvino-bf16")]
+    (first, *_) = plan(SMOKE, chosen)
+    assert [entry.name for entry in first.without({"openvino-bf16"}).entries] == ["xla-fp32"]
+
+
 def test_bits_that_differ_are_counted_and_a_wrong_export_stops_it() -> None:
     wanted = np.array([[[1.0], [-1.0]], [[2.0], [0.0]]], np.float32)
     packed = Material({}, {}, {"reference": "the model"}, wanted)
