@@ -38,7 +38,7 @@ def test_every_layer_of_a_network_is_a_kernel(implementation: str | None) -> Non
 def test_a_mapped_network_is_as_many_kernels() -> None:
     run = jax.jit(jax.vmap(functools.partial(infer, random_packed(MIXED))))
     images = jax.ShapeDtypeStruct((3, *IMAGES.shape), jnp.uint8)
-    with compute_capability(75):
+    with compute_capability(90):
         program = run.trace(images).lower(lowering_platforms=("cuda",)).as_text()
     assert len(re.findall(f"custom_call @{CALL}", program)) == 27
 
@@ -46,7 +46,7 @@ def test_a_mapped_network_is_as_many_kernels() -> None:
 def test_one_exported_program_runs_here_and_has_the_kernels() -> None:
     params = random_packed(MIXED)
     run = jax.jit(functools.partial(infer, params))
-    with compute_capability(80):
+    with compute_capability(90):
         exported = jax.export.export(run, platforms=("cpu", "cuda"), disabled_checks=ALLOWED)
         restored = jax.export.deserialize(exported(IMAGES).serialize())
     assert restored.mlir_module().count(f"custom_call @{CALL}") == 27

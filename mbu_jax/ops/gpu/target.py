@@ -9,6 +9,9 @@ from jaxlib import gpu_triton
 
 from mbu_jax.errors import InputError
 
+OLDEST = 75
+"""The first compute capability that has kernels."""
+
 # Part of the key under which JAX keeps what it has traced and lowered.
 _named = jax.make_user_context(default_value=None)
 
@@ -31,8 +34,8 @@ def compute_capability(capability: int) -> Iterator[None]:
       ...     target()
       90
     """
-    if capability < 75:
-        raise InputError(f"compute capability {capability} has no kernels; they begin at 75")
+    if capability < OLDEST:
+        raise InputError(f"compute capability {capability} has no kernels; they begin at {OLDEST}")
     with _named(capability):
         yield
 
@@ -64,6 +67,9 @@ def absent() -> str | None:
             return f"{package} is not installed; install mbu_jax anew on Linux"
     if not hasattr(gpu_triton, "TritonKernel"):
         return "JAX is installed without CUDA; install mbu_jax[cuda13]"
-    if target() is None:
+    capability = target()
+    if capability is None:
         return "no NVIDIA GPU is here, and no compute capability was named"
+    if capability < OLDEST:
+        return f"the GPU's compute capability is {capability}; kernels begin at {OLDEST}"
     return None
