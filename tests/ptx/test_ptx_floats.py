@@ -73,15 +73,18 @@ def test_rounds_once(instruction: str) -> None:
     np.testing.assert_array_equal(out, np.array(expected, np.float32))
 
 
-def test_fma_rounds_once_where_float64_would_round_twice() -> None:
-    # The product is just above halfway between two floats, by less than float64 can hold.
-    a = np.full(_THREADS, 1 + 2**-12, np.float32)
-    c = np.full(_THREADS, 2**-60, np.float32)
-    b = np.full(_THREADS, 1 + 2**-12, np.float32)
-    out = execute("fma.rn.f32 d, a, b, c;", [a, b, c])
-    exact = Fraction(1 + 2**-12) ** 2 + Fraction(2) ** -60
-    assert rounded(exact) != np.float32(float(exact))
-    np.testing.assert_array_equal(out, rounded(exact))
+@pytest.mark.parametrize(("more", "beyond"), [(1, 1), (3, -1)])
+def test_fma_rounds_once_where_float64_would_round_twice(more: int, beyond: int) -> None:
+    """A product halfway between two floats, and a sum beside it by less than float64 can hold."""
+    numbers = [1 + more * 2**-12, 1 + 2**-12, beyond * 2**-60]
+    for sign in (1, -1):
+        a, b, c = sign * numbers[0], numbers[1], sign * numbers[2]
+        out = execute(
+            "fma.rn.f32 d, a, b, c;", [np.full(_THREADS, x, np.float32) for x in (a, b, c)]
+        )
+        exact = Fraction(a) * Fraction(b) + Fraction(c)
+        assert rounded(exact) != np.float32(float(exact))
+        np.testing.assert_array_equal(out, rounded(exact))
 
 
 def test_division_is_the_nearest() -> None:

@@ -229,6 +229,16 @@ WRONG = {
         " ld.shared.b32 d, [own]; @p st.shared.b32 [own], n; ret;",
         "overwrites what another warp reads",
     ),
+    "words that all warps read, by the last": (
+        "setp.eq.u32 p, tid, 63; mov.u32 own, sm; @p st.shared.b32 [own], tid; bar.sync 0;"
+        " ld.shared.b32 d, [own]; @p st.shared.b32 [own], n; ret;",
+        "overwrites what another warp reads",
+    ),
+    "words that a copy is about to write": (
+        "st.shared.b32 [own], tid; cp.async.ca.shared.global [own], [base], 4;"
+        " ld.shared.b32 d, [own]; cp.async.wait_all; ret;",
+        "nothing has written",
+    ),
     "another warp's words overwritten": (
         "setp.lt.u32 p, tid, 32; @p st.shared.b32 [own], tid; mov.u32 own, sm; xor.b32 e, tid, 32;"
         " mad.lo.u32 own, e, 16, own; @!p st.shared.b32 [own], tid; ret;",

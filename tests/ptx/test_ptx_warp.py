@@ -176,6 +176,11 @@ WRONG = {
         "setp.lt.u32 p, a, 3; selp.b32 b, 0xFFFFFFFF, 0xFFFFFFFE, p; redux.sync.add.u32 d, a, b;",
         "different membermasks",
     ),
+    "masks that differ in half a warp": (
+        "setp.lt.u32 p, a, 3; selp.b32 b, 0x0000FFFF, 0x0000FFFE, p; setp.lt.u32 p, a, 16;"
+        " @p redux.sync.add.u32 d, a, b;",
+        "different membermasks",
+    ),
     "a lane that has gone": (
         "setp.lt.u32 p, a, 16; @p shfl.sync.idx.b32 d, a, 20, 31, 0xFFFF;",
         "reads a lane that is not at this instruction",

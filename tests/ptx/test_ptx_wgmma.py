@@ -228,6 +228,21 @@ def test_mistakes_are_found(mistake: str) -> None:
         execute(SMALL, text(SMALL, **changes))
 
 
+def test_operands_in_registers_are_fenced_too() -> None:
+    case = Case(16, "128", a_in_registers=True)
+    late = "wgmma.fence.sync.aligned; add.s32 w5, w5, 0;"
+    with pytest.raises(
+        PtxError, match=r"written with no wgmma.fence since; line .* wgmma.mma_async"
+    ):
+        execute(case, text(case, fence=late))
+
+
+def test_a_wait_without_a_commit_waits_for_nothing() -> None:
+    ptx = text(SMALL).replace("wgmma.commit_group.sync.aligned;", "")
+    with pytest.raises(PtxError, match="a register that an unfinished wgmma writes"):
+        execute(SMALL, ptx)
+
+
 def test_a_move_may_take_an_unfinished_register() -> None:
     between = ".reg .b32 e; mov.b32 e, d0; mov.b32 d0, d1; mov.b32 d1, e;"
     after = "mov.b32 e, d0; mov.b32 d0, d1; mov.b32 d1, e;"

@@ -195,21 +195,12 @@ class _Fragments:
         return np.ascontiguousarray(rows).view(np.uint64), []
 
 
-def _accumulators(machine: Machine, values: list[Array]) -> Array:
-    """Registers `[ctas, threads]` as a matrix `[ctas, groups, 64, columns]`."""
-    shape = (machine.ctas, machine.threads // _GROUP, _GROUP_WARPS, 8, 4)
-    parts = np.stack([machine.full(value).reshape(shape) for value in values], axis=-1)
-    # Register 4 * block + 2 * half + side: column 8 * block + 2 * member + side, row + 8 * half.
-    parts = parts.reshape(*shape, len(values) // 4, 2, 2)
-    ordered = parts.transpose(0, 1, 2, 6, 3, 5, 4, 7)
-    return ordered.reshape(*shape[:2], _ROWS, 2 * len(values))
-
-
 def _to_registers(machine: Machine, matrix: Array) -> list[Array]:
-    """The opposite of `_accumulators`."""
+    """A matrix `[ctas, groups, 64, columns]` as the registers `[ctas, threads]` of accumulators."""
     blocks = matrix.shape[-1] // 8
     groups = machine.threads // _GROUP
     parts = matrix.reshape(machine.ctas, groups, _GROUP_WARPS, 2, 8, blocks, 4, 2)
+    # Register 4 * block + 2 * half + side: column 8 * block + 2 * member + side, row + 8 * half.
     ordered = parts.transpose(5, 3, 7, 0, 1, 2, 4, 6)
     return list(np.ascontiguousarray(ordered).reshape(4 * blocks, *machine.shape))
 
