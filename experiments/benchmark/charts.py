@@ -7,9 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 _OURS, _OTHERS = "#0b7a75", "#9aa5b1"
+_PALE = 0.5  # opacity of bars with fewer threads
 _LINES = ("#0b7a75", "#d1495b", "#3d5a99", "#b07d12")
 
 
@@ -59,14 +61,17 @@ def _draw_times(axes: Axes, groups: list[dict[str, Any]]) -> None:
             height,
             xerr=[middle - low, high - middle],
             color=_colours(names),
-            alpha=1 if index == 0 else 0.5,
+            alpha=1 if index == 0 else _PALE,
             error_kw={"elinewidth": 1, "ecolor": "black"},
         )
-        threads = f" ({group['threads']} thread{'s' * (group['threads'] > 1)})"
-        labels = [f"{_short(ms)}{threads if len(groups) > 1 else ''}" for ms in middle]
-        axes.bar_label(bars, labels, padding=5, fontsize=8)
+        axes.bar_label(bars, [_short(ms) for ms in middle], padding=5, fontsize=8)
     size = groups[-1]["size"]
     axes.set_title(f"one image of {size}x{size}: median and quartiles")
+    shades = [
+        Patch(color=_OTHERS, alpha=1 if index == 0 else _PALE, label=_threads(group))
+        for index, group in enumerate(reversed(groups))
+    ]
+    axes.legend(handles=shades, loc="lower right", fontsize=9)
     _finish_bars(axes, names, "milliseconds")
 
 
@@ -95,7 +100,7 @@ def _draw_pixels(axes: Axes, report: dict[str, Any]) -> None:
             if name.endswith(":bitsliced"):
                 points.setdefault(name, []).append((group["size"] ** 2 / 1e6, 1000 * row["median"]))
     axes.set_title("time by the number of pixels")
-    _draw_lines(axes, points, "million pixels")
+    _draw_lines(axes, _ours(report), points, "million pixels")
 
 
 def _draw_densities(axes: Axes, report: dict[str, Any]) -> None:
@@ -107,14 +112,17 @@ def _draw_densities(axes: Axes, report: dict[str, Any]) -> None:
                 points.setdefault(name.partition("@")[0], []).append(point)
     size = report["config"]["size"]
     axes.set_title(f"time by the share of non-zero weights, {size}x{size}")
-    _draw_lines(axes, points, "non-zero weights in per cent")
+    _draw_lines(axes, _ours(report), points, "non-zero weights in per cent")
 
 
-def _draw_lines(axes: Axes, points: dict[str, list[tuple[float, float]]], label: str) -> None:
+def _draw_lines(
+    axes: Axes, names: list[str], points: dict[str, list[tuple[float, float]]], label: str
+) -> None:
     if not points:
         axes.set_axis_off()
         return
-    for colour, (name, pairs) in zip(_LINES, points.items(), strict=False):
+    for name, pairs in points.items():
+        colour = _LINES[names.index(name) % len(_LINES)]
         x, y = np.array(sorted(pairs)).T
         text = name
         if len(x) > 2:
@@ -124,7 +132,7 @@ def _draw_lines(axes: Axes, points: dict[str, list[tuple[float, float]]], label:
             text = f"{name}: {start:.3g} + {slope:.3g} x"
         axes.plot(x, y, "o", color=colour, label=text)
     axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # room for the legend
     axes.set_xlabel(label)
     axes.set_ylabel("milliseconds")
     axes.grid(alpha=0.3)
@@ -136,13 +144,21 @@ def _finish_bars(axes: Axes, names: list[str], label: str) -> None:
     axes.invert_yaxis()
     axes.set_xscale("log")
     left, right = axes.get_xlim()
-    axes.set_xlim(left, right * (right / left) ** 0.15)  # room for the numbers
+    axes.set_xlim(left / 1.5, right * (right / left) ** 0.1)  # room for the numbers
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(label)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
+
+
+def _ours(report: dict[str, Any]) -> list[str]:
+    return [name for name in _latency(report)[-1]["rows"] if name.endswith(":bitsliced")]
+
+
+def _threads(group: dict[str, Any]) -> str:
+    return f"{group['threads']} thread{'s' * (group['threads'] > 1)}"
 
 
 def _colours(names: list[str]) -> list[str]:

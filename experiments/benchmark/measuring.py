@@ -83,7 +83,8 @@ class Measurer:
             row["density"] = material.facts["density"]
         if group.section == "layers":
             parts = [run["parts"] for run in runs]
-            row["layers"] = account(load_packed(model), group.size, parts)
+            ceilings = said["facts"]["ceilings"]
+            row["layers"] = account(load_packed(model), group.size, parts, ceilings)
         if job.logits is not None:
             logits = np.load(job.logits, allow_pickle=False)
             row["agreement"] = agreement(entry.row.engine, material, logits)

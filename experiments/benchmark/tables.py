@@ -39,6 +39,7 @@ _LEGEND = (
     "x ROW: times as fast as that row, the median over rounds. busy: processor time over time.",
     "load MB, run MB: peak memory while the network is loaded and while it runs, above what the",
     "process held without it. agrees: with the model, on one image; of a packed network all bits.",
+    "floor: what the non-zero products take at the core's measured ceilings, adders or L1.",
 )
 
 
@@ -59,13 +60,19 @@ def _layers(group: dict[str, Any]) -> list[str]:
         whole = layers["network"]["median"]
         body = []
         for name, layer in layers.items():
-            cells = [name, _ms(layer["median"]), f"{layer['median'] / whole:.1%}"]
+            seconds = layer["median"]
+            cells = [name, _ms(seconds), f"{seconds / whole:.1%}"]
             if "nonzero_macs" in layer:
                 macs, rate = layer["nonzero_macs"], layer["nonzero_macs_per_second"]
                 cells += [f"{macs / _MEGA:.1f}", f"{rate / _GIGA:.1f}"]
-            body.append(cells + [""] * (5 - len(cells)))
-        title = f"Layers of {row}: {group['size']}x{group['size']}, batch 1, threads 1"
-        header = ["convolution", "ms", "share", "non-zero MMAC", "GMAC/s"]
+                cells += [_ms(layer["floor_seconds"]), f"{layer['floor_seconds'] / seconds:.0%}"]
+            body.append(cells + [""] * (7 - len(cells)))
+        rates = found["runtime"]["ceilings"].items()
+        title = (
+            f"Layers of {row}: {group['size']}x{group['size']}, batch 1, threads 1; the core's "
+            f"ceilings in GMAC/s: {', '.join(f'{kind} {r / _GIGA:.0f}' for kind, r in rates)}"
+        )
+        header = ["convolution", "ms", "share", "non-zero MMAC", "GMAC/s", "floor ms", "reached"]
         lines += [*([""] if lines else []), title, *_aligned(header, body)]
     return lines
 

@@ -146,6 +146,7 @@ def test_other_densities_and_single_layers_are_timed(report: dict[str, Any]) -> 
     for row in section(report, "layers").values():
         layers = row["layers"]
         assert len(layers) == 21 + 2
+        assert all(row["runtime"]["ceilings"][kind] > 1e9 for kind in ("adders", "l1", "l2"))
         assert layers["network"]["nonzero_macs"] == sum(
             layer["nonzero_macs"] for name, layer in layers.items() if "." in name
         )
@@ -321,13 +322,14 @@ def test_bits_that_differ_are_counted_and_a_wrong_export_stops_it() -> None:
 def test_work_is_counted_weight_by_weight() -> None:
     params = random_packed(UNetConfig(width=4), density=0.4)
     seconds = dict.fromkeys(params.conv_names, 0.5) | {"network": 20.0}
-    found = account(params, 32, [seconds])
+    found = account(params, 32, [seconds], {"adders": 3e9, "l1": 2e9, "l2": 1e9})
     for name, side in (("stem.conv2", 32), ("down_c2.conv1", 8), ("up_ct1.conv", 2)):
         conv = params.convs[name]
         planes = np.asarray(conv.positive) | np.asarray(conv.negative)
         nonzeros = np.unpackbits(planes.view(np.uint8)).sum()
         assert found[name]["nonzero_macs"] == nonzeros * side**2
         assert found[name]["nonzero_macs_per_second"] == nonzeros * side**2 / 0.5
+        assert found[name]["floor_seconds"] == nonzeros * side**2 / 2e9
     assert found["stem, pools, head"]["median"] == 20.0 - 21 * 0.5
 
 

@@ -1,5 +1,6 @@
 """A packed network's convolutions, one by one, on the engine of planes of pixels."""
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from experiments.benchmark.runtimes.runtime import Runtime
 from mbu_jax.architecture import unet_layers
 from mbu_jax.inference import infer
 from mbu_jax.ops.bitsliced import library
+from mbu_jax.ops.bitsliced.ceilings import measure_ceilings
 from mbu_jax.ops.layouts import PixelPacked, Planes
 from mbu_jax.packing import PackedConv, PackedUNet, word_count
 from mbu_jax.saving import load_packed
@@ -38,7 +40,7 @@ class Layers(Runtime):
 
     def __init__(self, job: Job, shape: tuple[int, ...]) -> None:
         params = load_packed(job.model)
-        self.facts = {"engine": job.engine}
+        self.facts = {"engine": job.engine, "ceilings": dataclasses.asdict(measure_ceilings())}
         program = jax.jit(lambda params, x: infer(params, x, implementation=job.engine))
         images = jax.ShapeDtypeStruct(shape, np.uint8)
         self._network = functools.partial(program.lower(params, images).compile(), params)
