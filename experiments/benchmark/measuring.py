@@ -104,7 +104,7 @@ def shifts(needs: Sequence[float], available: float | None) -> list[list[int]]:
 
     Example:
       >>> shifts([5e9, 1e9, 9e9], available=15e9)
-      [[2], [0, 1]]
+      [[1, 2], [0]]
     """
     if available is None:
         return [list(range(len(needs)))]
