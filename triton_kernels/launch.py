@@ -29,6 +29,15 @@ class Launch:
     warps: int
     registers: int
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What Triton's compiler is told; kernels themselves say where to fuse multiply and add."""
+        return {
+            "num_warps": self.warps,
+            "maxnreg": self.registers,
+            "enable_fp_fusion": False,
+        }
+
 
 def cdiv(length: int, block: int) -> int:
     """Blocks that cover a length.

@@ -68,7 +68,6 @@ def _triton_call(
     out_type: jax.ShapeDtypeStruct,
     grid: int,
     name: str,
-    num_warps: int,
     compute_capability: int,
     backend_options: Mapping[str, Any],
     **parameters: int,
@@ -80,7 +79,7 @@ def _triton_call(
         types=(*(array.dtype.name for array in arrays), out_type.dtype.name),
         sizes=tuple((k, v) for k, v in parameters.items() if k not in constant),
         constants=tuple((k, v) for k, v in parameters.items() if k in constant),
-        options=(("num_warps", num_warps), *backend_options.items()),
+        options=tuple(backend_options.items()),
     )
     called.append(call)
 

@@ -16,17 +16,12 @@ of_every_target = pytest.mark.parametrize("target", TARGETS)
 
 def sass(launch: Launch, types: tuple[str, ...], target: int) -> Sass:
     """Machine code, once it is fit: within its registers, without calls and local memory."""
-    options = {
-        "num_warps": launch.warps,
-        "maxnreg": launch.registers,
-        "enable_fp_fusion": False,
-    }
     kernel = compiled(
         launch.kernel,
         types,
         tuple(launch.sizes.items()),
         tuple(launch.constants.items()),
-        tuple(options.items()),
+        tuple(launch.options.items()),
         target,
     )
     code = Sass(kernel)

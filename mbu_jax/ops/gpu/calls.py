@@ -33,8 +33,7 @@ def call(launch: Launch, result: jax.ShapeDtypeStruct, *arrays: Array) -> Array:
         out_type=result,
         grid=launch.blocks,
         name=launch.kernel.__name__,
-        num_warps=launch.warps,
         compute_capability=target(),
-        backend_options={"maxnreg": launch.registers, "enable_fp_fusion": False},
+        backend_options=launch.options,
         **parameters,
     )
