@@ -168,7 +168,7 @@ class Lister {
 }  // namespace
 
 Tile plan_tile(int height, int width, int side, int planes, int64_t channels, int vector_words) {
-  constexpr int64_t scratch_bytes = 192 << 10, most_vectors = 32;
+  constexpr int64_t scratch_bytes = 384 << 10, most_vectors = 32;
   Tile tile = {};
   tile.height = height, tile.width = width, tile.words = (width + 31) / 32;
   tile.side = side, tile.planes = planes;
