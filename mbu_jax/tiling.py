@@ -5,6 +5,7 @@ image. `seam_reach` says how near. Tiles that overlap by twice that cover every 
 sees all it needs, and the picture is the whole image's own.
 """
 
+import functools
 import itertools
 import math
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from mbu_jax.architecture import SIZE_MULTIPLE, unet_layers
 
 
+@functools.cache
 def seam_reach() -> int:
     """How many pixels from a tile's edge the network's answer depends on what lies beyond it.
 
