@@ -80,8 +80,10 @@ def benchmark(config: BenchmarkConfig, nursery: Nursery) -> dict[str, Any]:
             repeating |= without_own_precision(found).keys()
             measured.append(found)
         networks = {name: material.facts for name, material in materials.networks.items()}
+    options = dataclasses.asdict(config)
+    del options["out"], options["overwrite"]  # where it lies is none of its content
     return {
-        "config": dataclasses.asdict(config),
+        "config": options,
         "machine": _machine(load),
         "left_out": left_out,
         "networks": networks,
