@@ -63,24 +63,32 @@ class Sass:
     """A compiled kernel's machine code.
 
     Attributes:
-      opcodes: how often each occurs, modifiers cut off.
       registers: of a thread.
       stack: bytes of local memory of a thread.
     """
 
     def __init__(self, kernel: Any):
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-            file.write(kernel.asm["cubin"])
-            file.flush()
-            command = [knobs.nvidia.cuobjdump.path, "-sass", "--dump-resource-usage", file.name]
-            text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        found = re.search(r"REG:(\d+) STACK:(\d+)", text)
-        assert found is not None, text
+        self._cubin = kernel.asm["cubin"]
+        found = re.search(r"REG:(\d+) STACK:(\d+)", self._dumped("--dump-resource-usage"))
+        assert found is not None
         self.registers, self.stack = map(int, found.groups())
-        lines = re.findall(r"/\*([0-9a-f]{4,})\*/ +(?:@!?U?P\w+ +)?([A-Z][A-Z0-9]+)(.*)", text)
-        self.opcodes = Counter(
-            opcode for at, opcode, rest in lines if not _leaves_loop(int(at, 16), opcode, rest)
+
+    @functools.cached_property
+    def opcodes(self) -> Counter[str]:
+        """How often each occurs, modifiers cut off; disassembling takes longer than compiling."""
+        line = r"/\*([0-9a-f]{4,})\*/ +(?:@!?U?P\w+ +)?([A-Z][A-Z0-9]+)(.*)"
+        return Counter(
+            opcode
+            for at, opcode, rest in re.findall(line, self._dumped("-sass"))
+            if not _leaves_loop(int(at, 16), opcode, rest)
         )
+
+    def _dumped(self, option: str) -> str:
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(self._cubin)
+            file.flush()
+            command = [knobs.nvidia.cuobjdump.path, option, file.name]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def _leaves_loop(at: int, opcode: str, rest: str) -> bool:
