@@ -42,7 +42,7 @@ class Kernel:
 
 @contextmanager
 def gpu(target: int) -> Iterator[list[Kernel]]:
-    """Let the `popcount` engine run on the CPU, with kernels compiled for a compute capability.
+    """Let engines made for CUDA run on the CPU, with kernels compiled for a compute capability.
 
     Yields:
       The kernels that programs call; those that JAX has lowered before are not among them.
@@ -52,7 +52,7 @@ def gpu(target: int) -> Iterator[list[Kernel]]:
         for operation in OPERATIONS:
             engines = [
                 dataclasses.replace(engine, platforms=("cpu",), absent=lambda: None)
-                if engine.name == "popcount"
+                if engine.platforms == ("cuda",)
                 else engine
                 for engine in operation.engines
             ]

@@ -1,0 +1,48 @@
+"""Packed 3x3 convolution on Tensor Cores that multiply one-bit matrices."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from mbu_jax.ops.batches import split_over_batch
+from mbu_jax.ops.gpu import tensor_cores
+from mbu_jax.ops.gpu.calls import call
+from mbu_jax.packing import PackedConv, word_count
+
+
+def conv3x3_bmma(x: Array, layer: PackedConv) -> Array:
+    """Convolve, compare and pack in one kernel.
+
+    Args:
+      x: [B, H, W, P, N] uint32.
+      layer: the layer.
+
+    Returns:
+      [B, H, W, P, ceil(K/32)] uint32.
+    """
+    from triton_kernels import bmma_conv3x3
+    from triton_kernels.bmma_tiles import best_tile
+
+    form = tensor_cores.form_of(layer)
+    factors = tensor_cores.factor_count(layer)
+    exponents = tensor_cores.exponent_count(layer)
+    groups = word_count(layer.out_channels)
+
+    def run(x: Array, *weights: Array) -> Array:
+        batch, height, width, planes, _ = x.shape
+        launch = bmma_conv3x3.launch(
+            x.shape,
+            factors=factors,
+            exponents=exponents,
+            groups=groups,
+            form=form,
+            tile=best_tile(batch, height, width, groups),
+        )
+        shape = (batch, height, width, planes, groups)
+        return call(launch, jax.ShapeDtypeStruct(shape, jnp.uint32), x, *weights)
+
+    weights = (
+        tensor_cores.arranged_factors(layer, form),
+        tensor_cores.arranged_least(layer, form),
+    )
+    return split_over_batch(run, batched=1)(x, *weights)

@@ -1,0 +1,126 @@
+"""Which instruction multiplies one-bit matrices, and what one program of a convolution computes."""
+
+import dataclasses
+
+from triton_kernels.launch import cdiv
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """An instruction, and how its products make a convolution.
+
+    Attributes:
+      by_and: whether bits are multiplied by AND, else by XOR.
+      rows: of the instruction, 8 or 16 pixels.
+      lane_words: 1 or 2, a divisor of the words of a pixel; a step has four times as many.
+    """
+
+    by_and: bool
+    rows: int
+    lane_words: int
+
+    def steps(self, words: int) -> int:
+        """Steps along K.
+
+        Args:
+          words: of all taps.
+
+        Returns:
+          How many.
+
+        Example:
+          >>> Form(by_and=True, rows=16, lane_words=2).steps(9 * 4)
+          5
+        """
+        return cdiv(words, 4 * self.lane_words)
+
+
+def best_form(capability: int, taps: int, words: int) -> Form:
+    """Choose the instruction: one that the hardware has, and whose steps are seldom half empty.
+
+    sm_75 multiplies by XOR alone, 8 rows at a time. sm_80 to sm_89 have AND as well, and a binary
+    layer takes one product by XOR. sm_90 emulates XOR.
+
+    Args:
+      capability: major version times ten plus the minor, 75 to 99.
+      taps: 9 or 1.
+      words: of a pixel.
+
+    Returns:
+      The form.
+
+    Example:
+      >>> best_form(90, taps=9, words=2)  # a ninth of the words of 5 steps is idle, not a quarter
+      Form(by_and=True, rows=16, lane_words=1)
+    """
+    short = Form(by_and=capability >= 90, rows=16 if capability >= 80 else 8, lane_words=1)
+    long = dataclasses.replace(short, lane_words=2)
+    few_idle = 16 * long.steps(taps * words) <= 9 * short.steps(taps * words)
+    return long if words % 2 == 0 and few_idle else short
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """Pixels and output channels of a program.
+
+    Attributes:
+      columns: of pixels, 8, 16, 32 or 64.
+      blocks: of 16 pixels, of a warp: 1, 2 or 4.
+      pixel_warps: that share channels.
+      group_warps: that share pixels, with 32 channels each; a divisor of the groups.
+      registers: the most that a thread may have.
+    """
+
+    columns: int
+    blocks: int
+    pixel_warps: int
+    group_warps: int
+    registers: int
+
+    @property
+    def rows(self) -> int:
+        """Of pixels."""
+        return 16 * self.blocks * self.pixel_warps // self.columns
+
+    @property
+    def warps(self) -> int:
+        """Of a program."""
+        return self.pixel_warps * self.group_warps
+
+
+_PROGRAMS = 264  # two for every multiprocessor of the largest device
+
+
+def best_tile(batch: int, height: int, width: int, groups: int) -> Tile:
+    """Choose a tile by rules of thumb.
+
+    Args:
+      batch: images.
+      height: of an image in pixels.
+      width: of an image in pixels.
+      groups: of 32 output channels.
+
+    Returns:
+      The largest tile that keeps the device busy; of its shapes that which wastes fewest pixels.
+
+    Example:
+      >>> best_tile(1, 512, 512, groups=2)
+      Tile(columns=16, blocks=4, pixel_warps=2, group_warps=2, registers=168)
+    """
+    group_warps = 2 - groups % 2
+
+    def programs(tile: Tile) -> int:
+        tiles = cdiv(height, tile.rows) * cdiv(width, tile.columns)
+        return batch * tiles * (groups // group_warps)
+
+    def shaped(blocks: int) -> Tile:
+        pixels = 16 * blocks * 4 // group_warps
+        shapes = [
+            Tile(columns, blocks, 4 // group_warps, group_warps, registers=168)
+            for columns in (16, 8, 32, 64)
+            if columns <= pixels
+        ]
+        return min(shapes, key=programs)
+
+    tiles = map(shaped, (4, 2, 1))
+    return next((tile for tile in tiles if programs(tile) >= _PROGRAMS), shaped(1))
