@@ -80,7 +80,7 @@ def benchmark(config: BenchmarkConfig, nursery: Nursery) -> dict[str, Any]:
             repeating |= without_own_precision(found).keys()
             measured.append(found)
         networks = {name: material.facts for name, material in materials.networks.items()}
-    options = dataclasses.asdict(config)
+    options: dict[str, Any] = dataclasses.asdict(config)
     del options["out"], options["overwrite"]  # where it lies is none of its content
     return {
         "config": options,
