@@ -1,6 +1,7 @@
 """Masked Binary U-Net for JAX and Flax: one-bit image segmentation."""
 
 from mbu_jax.errors import InputError
+from mbu_jax.export import export
 from mbu_jax.inference import infer, pack
 from mbu_jax.instances import label_instances
 from mbu_jax.layers import QuantizationOptions
@@ -16,6 +17,7 @@ __all__ = [
     "QuantizationOptions",
     "UNet",
     "UNetConfig",
+    "export",
     "infer",
     "label_instances",
     "load_packed",

@@ -1,0 +1,105 @@
+"""A program of a packed network for machines with only JAX: python -m experiments.export."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Literal
+
+from experiments import command
+from mbu_jax.errors import InputError
+from mbu_jax.export import export
+from mbu_jax.files import write_bytes_atomic
+from mbu_jax.saving import load_packed
+
+LOADER = """\
+import jax, numpy as np
+with open("{path}", "rb") as file:
+    segment = jax.jit(jax.export.deserialize(file.read()).call)  # compiled at the first call
+images = np.zeros({shape}, np.{dtype})
+masks = np.asarray(segment(images)){classes}
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """Write a packed network as a program that a machine with only JAX loads and runs.
+
+    The file holds the weights and, for a GPU, the compiled kernels. Nothing of mbu_jax, Triton or
+    a compiler is needed where it runs: there, JAX of the same version, with CUDA for a GPU.
+    """
+
+    model: Path = Path("runs/synthetic-mbu/model.safetensors")
+    """Packed network, or the run directory that holds it."""
+
+    out: Path = Path("unet.jax")
+    """File to write."""
+
+    overwrite: bool = False
+    """Replace the file if it exists."""
+
+    platform: Literal["cpu", "cuda"] = "cpu"
+    """Where the program runs."""
+
+    compute_capability: int | None = None
+    """Of the GPU it is for, such as 90 for an H100; by default that of the GPU here."""
+
+    image_size: tuple[int, int] = (512, 512)
+    """Height and width of the images that it takes."""
+
+    batch_size: int | Literal["any"] = 1
+    """Images at once; any, on a CPU alone, takes as many as it is given, one after another."""
+
+    dtype: Literal["uint8", "float32"] = "uint8"
+    """Of the images: uint8, or float32 in [0, 1]."""
+
+    implementation: str | None = None
+    """Engine; by default xla on a CPU and the best of a GPU."""
+
+
+def main() -> None:
+    """Parse the command line, compile, write, and say how the file is loaded."""
+    options = command.parse(ExportConfig, {"default": ExportConfig()})
+    _check_out(options)
+    model = options.model / "model.safetensors" if options.model.is_dir() else options.model
+    params = load_packed(model)
+    config = params.config
+    batch = None if options.batch_size == "any" else options.batch_size
+    print(f"compiling {model} for {options.platform}, which may take a minute …", file=sys.stderr)
+    program = export(
+        params,
+        (batch, *options.image_size, config.in_channels),
+        platform=options.platform,
+        compute_capability=options.compute_capability,
+        implementation=options.implementation,
+        dtype=options.dtype,
+    )
+    try:
+        write_bytes_atomic(options.out, program)
+    except PermissionError as error:
+        raise InputError(f"{options.out} cannot be written ({error.strerror})") from error
+    loader = LOADER.format(
+        path=options.out,
+        shape=(batch or 1, *options.image_size, config.in_channels),
+        dtype=options.dtype,
+        classes="[..., 0] > 0" if config.classes == 1 else ".argmax(-1)",
+    )
+    print(f"{options.out}: {len(program):,} bytes; where JAX is installed:\n\n{loader}")
+
+
+def _check_out(options: ExportConfig) -> None:
+    """Refuse before the work what would be refused after it."""
+    out = options.out
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; give --out the name of a file in it")
+    if not out.parent.is_dir():
+        raise InputError(f"{out.parent} is no folder; create it, or choose another --out")
+    if out.exists(follow_symlinks=False) and not options.overwrite:
+        raise InputError(f"{out} exists; choose another --out, or allow --overwrite")
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,193 @@
+"""Programs for machines that have JAX and NumPy: they run where everything else is missing."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import command
+from experiments import export as program
+from mbu_jax.errors import InputError
+from mbu_jax.export import export
+from mbu_jax.inference import infer
+from mbu_jax.packing import PackedUNet
+from mbu_jax.saving import save_packed
+from mbu_jax.unet import UNetConfig
+from tests.random_packed import random_packed
+
+ROOT = Path(__file__).parents[1]
+SIZE = (20, 33)
+MIXED = UNetConfig(width=2, precisions=("binary", "masked", "pow2") * 4)
+ALONE = """
+import sys
+
+absent = ("mbu_jax", "experiments", "triton", "triton_kernels", "jax_triton", "flax")
+sys.modules.update(dict.fromkeys(absent))
+"""
+
+
+@pytest.fixture(scope="module")
+def params() -> PackedUNet:
+    return random_packed(MIXED)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (3, *SIZE, 3)).astype(np.uint8)
+
+
+def run_alone(source: str, folder: Path) -> None:
+    """Run Python that finds JAX, NumPy and what these need, and fails to import the rest."""
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", ALONE + source],
+        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+
+
+def test_what_is_blocked_cannot_be_imported(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="import of mbu_jax halted"):
+        run_alone("from mbu_jax import export", tmp_path)
+
+
+def test_programs_give_the_packed_networks_logits(params, images, tmp_path: Path) -> None:
+    floats = images.astype(np.float32) / 255
+    given: list[tuple[tuple[int | None, ...], np.ndarray]] = [
+        ((2, *SIZE, 3), images[:2]),
+        ((*SIZE, 3), images[1]),
+        ((None, *SIZE, 3), floats),
+    ]
+    for i, (shape, batch) in enumerate(given):
+        (tmp_path / f"{i}.jax").write_bytes(export(params, shape, dtype=batch.dtype))
+        np.save(tmp_path / f"{i}.npy", batch)
+    source = f"""
+import jax, numpy as np
+for i in range({len(given)}):
+    with open(f"{{i}}.jax", "rb") as file:
+        program = jax.export.deserialize(file.read())
+    np.save(f"logits{{i}}.npy", program.call(np.load(f"{{i}}.npy")))
+"""
+    run_alone(source, tmp_path)
+    for i, (_, batch) in enumerate(given):
+        expected = infer(params, jnp.asarray(batch))
+        np.testing.assert_array_equal(np.load(tmp_path / f"logits{i}.npy"), expected)
+        assert np.unique(expected).size > 1
+
+
+def test_a_program_for_a_cpu_calls_nothing_foreign(params) -> None:
+    exported = jax.export.deserialize(bytearray(export(params, (1, *SIZE, 3))))
+    assert exported.platforms == ("cpu",)
+    assert "custom_call" not in exported.mlir_module()
+
+
+def test_the_same_network_gives_the_same_program(params) -> None:
+    assert export(params, (1, 16, 16, 3)) == export(random_packed(MIXED), (1, 16, 16, 3))
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "said"),
+    [
+        ((1, 16, 16), {}, r"images have shape \(1, 16, 16\)"),
+        ((1, 16, 16, 4), {}, r"images have shape \(1, 16, 16, 4\)"),
+        ((1, 0, 16, 3), {}, r"shape is \(1, 0, 16, 3\)"),
+        ((0, 16, 16, 3), {}, r"shape is \(0, 16, 16, 3\)"),
+        ((), {}, r"shape is \(\)"),
+        ((1, None, 16, 3), {}, r"shape is \(1, None, 16, 3\)"),
+        ((None, 16, 3), {}, "only the number of images B may be None"),
+        ((None, 16, 16, 3), {"platform": "cuda", "compute_capability": 90}, "only on cpu"),
+        ((1, 16, 16, 3), {"dtype": np.int32}, "dtype is int32; choose uint8 or float32"),
+        ((1, 16, 16, 3), {"platform": "tpu"}, "platform is 'tpu'; choose cpu or cuda"),
+        ((1, 16, 16, 3), {"compute_capability": 90}, "a program for cpu has no compute capability"),
+        ((1, 16, 16, 3), {"implementation": "bitsliced"}, "export xla, or install mbu_jax there"),
+        ((1, 16, 16, 3), {"implementation": "popcount"}, "it runs on cuda, not on cpu"),
+        ((1, 16, 16, 3), {"implementation": "magic"}, "unknown implementation 'magic'"),
+        ((1, 16, 16, 3), {"platform": "cuda", "compute_capability": 77}, "choose one of 75, 80,"),
+    ],
+)
+def test_what_cannot_be_exported_says_why(
+    params, shape: Any, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        export(params, shape, **options)
+
+
+def test_a_gpu_without_kernels_is_refused_unless_xla_is_asked_for(params, monkeypatch) -> None:
+    monkeypatch.setattr("mbu_jax.ops.gpu.target.absent", lambda: "Triton is away")
+    options: Any = {"platform": "cuda", "compute_capability": 90}
+    with pytest.raises(InputError, match="Triton is away; or export implementation xla"):
+        export(params, (1, 16, 16, 3), **options)
+    made = export(params, (1, 16, 16, 3), platform="cuda", implementation="xla")
+    exported = jax.export.deserialize(bytearray(made))
+    assert exported.platforms == ("cuda",)
+    assert "custom_call" not in exported.mlir_module()
+
+
+def run_command(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["export", "--model", "model.safetensors", *arguments])
+    code: Any = 0
+    try:
+        command.run(program.main)
+    except SystemExit as stop:
+        code = stop.code
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def test_the_commands_file_runs_as_the_readme_says(
+    params, images, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_packed("model.safetensors", params)
+    code, out, _ = run_command(monkeypatch, capsys)
+    assert code == 0
+    assert f"unet.jax: {Path('unet.jax').stat().st_size:,} bytes" in out
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    (shown,) = [block for block in blocks if "jax.export.deserialize" in block]
+    assert len(shown.splitlines()) == 5
+    assert out.endswith(f"\n{shown}\n")
+
+    code, out, _ = run_command(
+        monkeypatch, capsys, "--image-size", *map(str, SIZE), "--batch-size", "any", "--overwrite"
+    )
+    assert code == 0
+    assert "images = np.zeros((1, 20, 33, 3), np.uint8)" in out
+    np.save("images.npy", images)
+    loader, changes = re.subn(r"np\.zeros\(.*\)", 'np.load("images.npy")', shown)
+    assert changes == 1
+    run_alone(loader + 'np.save("masks.npy", masks)', tmp_path)
+    expected = np.asarray(infer(params, jnp.asarray(images)))[..., 0] > 0
+    np.testing.assert_array_equal(np.load("masks.npy"), expected)
+    assert 0 < expected.mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "absent"], "absent cannot be read"),
+        (["--out", "."], ". is a folder"),
+        (["--out", "absent/unet.jax"], "absent is no folder"),
+        (["--out", "here.jax"], "here.jax exists; choose another --out, or allow --overwrite"),
+        (["--platform", "tpu"], "tpu"),
+        (["--batch-size", "0"], "shape is (0, 512, 512, 3)"),
+        (["--compute-capability", "90"], "a program for cpu has no compute capability"),
+        (["--implementation", "magic"], "unknown implementation 'magic'"),
+    ],
+)
+def test_bad_options_are_one_line(
+    params, arguments: list[str], said: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_packed("model.safetensors", params)
+    Path("here.jax").write_text("mine")
+    code, out, err = run_command(monkeypatch, capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.splitlines()[-1].startswith("error: ")
+    assert {path.name: path.read_bytes() for path in Path().iterdir()}["here.jax"] == b"mine"
+    assert len(list(Path().iterdir())) == 2

@@ -1,0 +1,86 @@
+"""Exported programs hold their kernels; JAX's part for CUDA is needed, a driver is not."""
+
+import re
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import jax
+import pytest
+from jaxlib import gpu_triton
+
+from mbu_jax.errors import InputError
+from mbu_jax.export import export
+from mbu_jax.packing import PackedUNet
+from mbu_jax.unet import UNetConfig
+from tests.random_packed import random_packed
+
+if not hasattr(gpu_triton, "TritonKernel"):
+    pytest.skip("jax-cuda13-plugin is not installed", allow_module_level=True)
+
+SHAPE = (2, 20, 33, 3)
+# The stem, 21 convolutions, 4 pools and the head.
+KERNELS = 27
+
+
+@pytest.fixture(scope="module")
+def params() -> PackedUNet:
+    return random_packed(UNetConfig(width=2, precisions=("binary", "masked") * 6))
+
+
+def kernel_calls(module: str) -> list[bytes]:
+    """What every call of a kernel carries: a message that holds its PTX."""
+
+    def byte(escape: re.Match[str]) -> str:
+        return escape[1] if len(escape[1]) == 1 else chr(int(escape[1], 16))
+
+    texts = re.findall(r'opaque = "((?:[^"\\]|\\.)*)"', module)
+    escaped = re.compile(r'\\([0-9A-F]{2}|[\\"])')
+    return [zlib.decompress(escaped.sub(byte, text).encode("latin-1")) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("capability", "target"), [(75, "sm_75"), (80, "sm_80"), (90, "sm_90a"), (120, "sm_120a")]
+)
+def test_a_program_holds_kernels_for_the_gpu_named(params, capability: int, target: str) -> None:
+    program = export(params, SHAPE, platform="cuda", compute_capability=capability)
+    exported = jax.export.deserialize(bytearray(program))
+    assert exported.platforms == ("cuda",)
+    assert exported.out_avals[0].shape == (*SHAPE[:3], 1)
+    module = exported.mlir_module()
+    calls = re.findall(r"custom_call @([\w.$]+)", module)
+    assert calls == ["triton_kernel_call_ffi"] * KERNELS
+    assert module.count("custom_call") == KERNELS
+    contents = kernel_calls(module)
+    assert len(contents) == KERNELS
+    for content in contents:
+        assert re.findall(rb"^\.target (\w+)", content, re.MULTILINE) == [target.encode()]
+        assert len(re.findall(rb"^\.visible \.entry ", content, re.MULTILINE)) == 1
+
+
+def test_a_program_is_lowered_for_a_gpu_where_triton_is_not(params, tmp_path: Path) -> None:
+    program = export(params, SHAPE, platform="cuda", compute_capability=80)
+    (tmp_path / "unet.jax").write_bytes(program)
+    source = f"""
+import sys
+sys.modules.update(dict.fromkeys(("mbu_jax", "triton", "triton_kernels", "jax_triton")))
+import jax, numpy as np
+with open("unet.jax", "rb") as file:
+    program = jax.export.deserialize(file.read())
+images = jax.ShapeDtypeStruct({SHAPE}, np.uint8)
+lowered = jax.jit(program.call).trace(images).lower(lowering_platforms=("cuda",))
+assert lowered.as_text().count("custom_call @triton_kernel_call_ffi") == {KERNELS}
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", source],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_gpu_has_to_be_named_where_none_is(params) -> None:
+    if any(device.platform == "gpu" for device in jax.devices()):
+        pytest.skip("a GPU is here")
+    with pytest.raises(InputError, match="no NVIDIA GPU is here, and no compute capability was"):
+        export(params, SHAPE, platform="cuda")
