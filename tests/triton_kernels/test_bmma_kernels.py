@@ -34,7 +34,6 @@ SPECS = [
     (ConvSpec("two_bits", (1, 5, 9), (40,), 33, "binary", activation_bits=2), 80),
     (ConvSpec("two_bits", (1, 5, 9), (40,), 33, "binary", activation_bits=2), 90),
     (ConvSpec("four_words", (1, 9, 17), (64, 40), 70, "masked"), 75),
-    (ConvSpec("four_words", (1, 9, 17), (64, 40), 70, "masked"), 89),
     (ConvSpec("four_words", (1, 9, 17), (64, 40), 70, "masked"), 90),
     (ConvSpec("ten_words", (1, 3, 9), (160, 130), 40, "binary"), 75),
     (ConvSpec("ten_words", (1, 3, 9), (160, 130), 40, "binary"), 90),
@@ -81,20 +80,25 @@ def disassembled(kernel: Any) -> list[str]:
     return re.findall(r"\/ +(?:@!?U?P\w+ +)?([A-Z][A-Z0-9]+(?:\.\w+)*)", text)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(
-    ("module", "words", "factors"),
-    [(bmma_conv3x3, 16, 2), (bmma_conv3x3, 2, 1), (bmma_conv3x3, 8, 1), (bmma_up_conv2x2, 16, 2)],
-)
+CODES = [
+    *((bmma_conv3x3, 1, 16, 2, target) for target in TARGETS),
+    *((bmma_conv3x3, 1, 2, 1, target) for target in (75, 80, 90)),
+    *((bmma_conv3x3, 2, 16, 2, target) for target in (80, 90)),
+    *((bmma_up_conv2x2, 1, 16, 2, target) for target in (75, 90)),
+    (bmma_conv3x3, 1, 8, 1, 90),
+]
+
+
+@pytest.mark.parametrize(("module", "planes", "words", "factors", "target"), CODES)
 def test_machine_code_multiplies_bits_on_tensor_cores(
-    module: Any, words: int, factors: int, target: int
+    module: Any, planes: int, words: int, factors: int, target: int
 ) -> None:
     taps = 9 if module is bmma_conv3x3 else 1
     form = bmma_tiles.best_form(target, taps, words)
     tile = bmma_tiles.best_tile(2, 512, 512, 2)
     assert tile.blocks == 4
     launch = module.launch(
-        (2, 512, 512, 1, words), factors=factors, exponents=1, groups=2, form=form, tile=tile
+        (2, 512, 512, planes, words), factors=factors, exponents=1, groups=2, form=form, tile=tile
     )
     kernel = compiled(
         launch.kernel,
@@ -119,8 +123,9 @@ def test_machine_code_multiplies_bits_on_tensor_cores(
     of_step = 4 * 4 * factors + (4 if target == 90 and factors == 1 else 0)
     assert len(products) % (of_step * of_product) == 0
     steps = len(products) // (of_step * of_product)
-    # Two words of pixels and one of channels for each block, and a threshold for each count.
-    assert opcodes["LDG"] == steps * (2 * 4 + 4 * factors) + 2 * 4
+    # Words of pixels, upper and lower, and of channels for each block, and pairs of thresholds.
+    thresholds = 2 * 4 * (2**planes - 1)
+    assert opcodes["LDG"] == steps * (2 * 4 + 4 * factors) + thresholds
 
 
 @pytest.fixture
