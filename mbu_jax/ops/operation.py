@@ -32,12 +32,25 @@ class Engine:
         split, as `mbu_jax.ops.batches` does.
       platforms: where it runs; None is everywhere.
       absent: what it lacks on this machine, in words, or None where it can run.
+      automatic: whether it may run without being asked for by name.
     """
 
     name: str
     run: Callable[..., Array]
     platforms: tuple[str, ...] | None = None
     absent: Callable[[], str | None] = lambda: None
+    automatic: bool = True
+
+    def runs_on(self, platform: str) -> bool:
+        """Tell whether it is made for a platform.
+
+        Args:
+          platform: ``cpu``, ``cuda``, ``rocm`` or ``tpu``.
+
+        Returns:
+          Whether it is; something may be absent all the same.
+        """
+        return self.platforms is None or platform in self.platforms
 
     def obstacle(self, platform: str) -> str | None:
         """Say why it cannot run.
@@ -48,7 +61,7 @@ class Engine:
         Returns:
           The reason, or None where it can.
         """
-        if self.platforms is not None and platform not in self.platforms:
+        if self.platforms is not None and not self.runs_on(platform):
             return f"it runs on {', '.join(self.platforms)}, not on {platform}"
         return self.absent()
 
@@ -136,10 +149,12 @@ class Operation:
         """Add an engine, before those that are there: the last one registered is preferred.
 
         Args:
-          engine: the engine; its name must be new.
+          engine: the engine; its name must be new on each of its platforms.
         """
-        if any(engine.name == other.name for other in self.engines):
-            raise ValueError(f"{self.name} has an engine {engine.name!r} already")
+        for other in self.engines:
+            shared = any(engine.runs_on(name) and other.runs_on(name) for name in PLATFORMS)
+            if engine.name == other.name and shared:
+                raise ValueError(f"{self.name} has an engine {engine.name!r} already")
         self.engines.insert(0, engine)
 
     def choose(self, platform: str, implementation: str | None = None) -> Choice:
@@ -156,7 +171,8 @@ class Operation:
           InputError: for an engine that is unknown or cannot run.
         """
         if implementation is not None:
-            engine = self._named(implementation)
+            named = self._named(implementation)
+            engine = next((engine for engine in named if engine.runs_on(platform)), named[0])
             if obstacle := engine.obstacle(platform):
                 raise InputError(
                     f"implementation {implementation!r} of {self.name} cannot run: {obstacle}; "
@@ -164,7 +180,7 @@ class Operation:
                 )
             return Choice(engine, "asked for")
         passed_over: list[str] = []
-        for engine in self.engines:
+        for engine in filter(lambda engine: engine.automatic, self.engines):
             obstacle = engine.obstacle(platform)
             if obstacle is None:
                 reason = f"the best on {platform}"
@@ -172,11 +188,10 @@ class Operation:
             passed_over.append(f"{engine.name}: {obstacle}")
         raise InputError(f"{self.name} has no engine on {platform}: {'; '.join(passed_over)}")
 
-    def _named(self, implementation: str) -> Engine:
-        for engine in self.engines:
-            if engine.name == implementation:
-                return engine
-        known = ", ".join(engine.name for engine in self.engines)
+    def _named(self, implementation: str) -> list[Engine]:
+        if named := [engine for engine in self.engines if engine.name == implementation]:
+            return named
+        known = ", ".join(dict.fromkeys(engine.name for engine in self.engines))
         raise InputError(
             f"unknown implementation {implementation!r} of {self.name}; choose one of {known}"
         )

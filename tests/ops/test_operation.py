@@ -62,9 +62,27 @@ def test_no_engine_at_all_is_an_error() -> None:
         operation(jnp.zeros(1), None)
 
 
-def test_two_engines_of_one_name_are_refused() -> None:
-    with pytest.raises(ValueError, match="already"):
-        an_operation().register(Engine("xla", lambda x, layer: x))
+def test_two_engines_of_one_name_are_refused_where_both_would_run() -> None:
+    operation = an_operation()
+    for platforms in (None, ("cpu", "cuda")):
+        for name in ("xla", "gpu"):
+            with pytest.raises(ValueError, match="already"):
+                operation.register(Engine(name, lambda x, layer: x, platforms=platforms))
+    operation.register(Engine("gpu", lambda x, layer: x + 5, platforms=("cpu",)))
+    assert operation(jnp.zeros(1), None, implementation="gpu").tolist() == [5]
+    assert operation.choose("cuda", "gpu").engine.platforms == ("cuda", "rocm")
+    with pytest.raises(InputError, match=r"'gpu' of add cannot run: it runs on .*, not on tpu"):
+        operation.choose("tpu", "gpu")
+    with pytest.raises(InputError, match="choose one of gpu, lacking, xla"):
+        operation.choose("cpu", "none")
+
+
+def test_an_engine_may_run_only_where_it_is_asked_for() -> None:
+    operation = an_operation()
+    operation.register(Engine("shy", lambda x, layer: x + 6, automatic=False))
+    assert operation.choose("cpu").engine.name == "xla"
+    assert "shy" not in operation.choose("cpu").reason
+    assert operation(jnp.zeros(1), None, implementation="shy").tolist() == [6]
 
 
 X, CONV = ConvSpec("", (1, 2, 2), (40,), 8, "masked").arguments(seed=0)

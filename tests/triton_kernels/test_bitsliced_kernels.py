@@ -1,0 +1,97 @@
+"""The bit-sliced kernels, run as compiled PTX against the oracle, and their machine code."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mbu_jax.errors import InputError
+from mbu_jax.ops.bitsliced.engines import split_segments
+from mbu_jax.ops.conv3x3 import arg_specs as conv_specs
+from mbu_jax.ops.gpu import bitsliced
+from mbu_jax.ops.specs import ConvSpec
+from mbu_jax.ops.up_conv2x2 import arg_specs as up_specs
+from mbu_jax.packing import pack_pixels
+from tests.oracles import convolution, packed_network
+from tests.triton_kernels.compiled import TARGETS
+from tests.triton_kernels.simulated import gpu
+from tests.triton_kernels.test_kernel_sass import sass
+from triton_kernels import bitsliced_conv3x3
+from triton_kernels.bitsliced_tiles import Tile
+
+RNG = np.random.default_rng(0)
+SPECS = [
+    *conv_specs.ODD[:5],
+    ConvSpec("four_words", (2, 40, 100), (8, 3), 5, "masked", density=0.2),
+    *up_specs.ODD[1:],
+    ConvSpec("two_words", (2, 33, 40), (8,), 3, "masked", side=2),
+]
+
+
+def check(spec: ConvSpec, target: int, seed: int) -> None:
+    words, layer = spec.arguments(seed)
+    width = words.shape[2]
+    with gpu(target):
+        x = split_segments(words, layer.segments)
+        planes = jax.jit(functools.partial(bitsliced.conv, width=width))(x, layer)
+    codes = packed_network.convolved(
+        packed_network.read_codes(np.asarray(words), layer.segments), layer
+    )
+    expected = pack_pixels(jnp.asarray(codes, jnp.uint8), spec.activation_bits)
+    np.testing.assert_array_equal(planes, expected)
+
+
+@pytest.mark.parametrize(
+    ("spec", "target"),
+    [(spec, TARGETS[i % len(TARGETS)]) for i, spec in enumerate(SPECS)],
+    ids=[f"{spec.name}_{spec.side}x{spec.side}" for spec in SPECS],
+)
+def test_a_kernel_gives_every_bit(spec: ConvSpec, target: int) -> None:
+    check(spec, target, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "bits", "target"),
+    [((1, 2, 2), 1, 1, 75), ((2, 4, 70), 3, 2, 90), ((1, 6, 130), 5, 1, 120)],
+)
+def test_the_pool_kernel_takes_the_largest_code(
+    size: tuple[int, int, int], channels: int, bits: int, target: int
+) -> None:
+    codes = RNG.integers(0, 2**bits, (*size, channels)).astype(np.uint8)
+    pooled = convolution.max_pool2x2(codes).astype(np.uint8)
+    with gpu(target):
+        planes = bitsliced.max_pool2x2(pack_pixels(jnp.asarray(codes), bits), None, width=size[2])
+    np.testing.assert_array_equal(planes, pack_pixels(jnp.asarray(pooled), bits))
+
+
+def test_planes_beyond_the_kernels_offsets_are_refused() -> None:
+    _, layer = ConvSpec("", (1, 1, 1), (64,), 2, "masked").arguments(seed=0)
+    x = jax.ShapeDtypeStruct((1, 1, 64, 8192, 2048), jnp.uint32)
+    second = jax.ShapeDtypeStruct((1, 1, 0, 8192, 2048), jnp.uint32)
+    with pytest.raises(InputError, match="64 channels of 8192x65536 pixels are too many"):
+        jax.eval_shape(functools.partial(bitsliced.conv, width=65536), (x, second), layer)
+
+
+@pytest.mark.parametrize(
+    ("planes", "vector", "target"),
+    [*((1, 4, target) for target in TARGETS), (2, 1, 75), (2, 1, 90), (1, 1, 120)],
+)
+def test_the_convolution_kernel_adds_sixteen_planes_with_fifteen_adders(
+    planes: int, vector: int, target: int
+) -> None:
+    bits, lists = 11, 2
+    launch = bitsliced_conv3x3.launch(
+        (2, planes, 64, 64, 4 * vector),
+        width=128 * vector, plane_step=4096, entries=576, lists=lists, bits=bits,
+        tile=Tile(8, vector),
+    )  # fmt: skip
+    code = sass(launch, ("uint32", "int32", "int32", "int32", "uint32"), target)
+    loops = lists * planes
+    # Two operations an adder, and two for every slice that a carry ripples through but the last.
+    block = 2 * 15 + 2 * (bits - 4) - 1
+    assert code.opcodes["LDG"] >= loops * 16
+    # Where compilers join two operations there are fewer.
+    assert vector * loops * (block - 3) <= code.opcodes["LOP3"]
+    assert code.opcodes["LOP3"] <= vector * (loops * block + 8 * bits) + 60

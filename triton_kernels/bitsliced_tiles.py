@@ -1,0 +1,54 @@
+"""What one program of a bit-sliced convolution computes."""
+
+import dataclasses
+
+from triton_kernels.launch import cdiv
+
+_ENOUGH_BLOCKS = 256  # two for every multiprocessor of a large GPU
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """Outputs and words of a program.
+
+    Attributes:
+      outputs: one a warp; the more, the more often a plane that was fetched is used. 1 to 16, a
+        power of two.
+      vector: words that a thread counts at once: 1, 2 or 4, and a divisor of a row's words.
+    """
+
+    outputs: int
+    vector: int
+
+
+def best_tile(
+    channels: int, height: int, words: int, *, images: int, planes: int, makers: int = 1
+) -> Tile:
+    """Choose a tile by rules of thumb.
+
+    Args:
+      channels: of the output.
+      height: of the input.
+      words: of a row of the input.
+      images: of the batch.
+      planes: of an activation; two take the registers of half the words.
+      makers: programs that the same words have for the same channels.
+
+    Returns:
+      As many words a thread as a row and 32 threads allow, as many outputs as leave work for
+      all multiprocessors.
+
+    Example:
+      >>> best_tile(channels=64, height=512, words=16, images=1, planes=1)
+      Tile(outputs=16, vector=4)
+    """
+    vector = 4 // planes
+    while vector > 1 and (words % vector or 32 * vector >= 2 * height * words):
+        vector //= 2
+    tiles = images * makers * cdiv(height * words, 32 * vector)
+    outputs = 16
+    while outputs > 1 and outputs >= 2 * channels:
+        outputs //= 2
+    while outputs > 4 and tiles * cdiv(channels, outputs) < _ENOUGH_BLOCKS:
+        outputs //= 2
+    return Tile(outputs, vector)

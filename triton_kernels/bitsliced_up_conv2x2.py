@@ -1,0 +1,166 @@
+# pyrefly: ignore-errors
+"""2x2 transposed convolution with stride 2 of pixel-packed planes.
+
+Shape letters: B H W of the input, P planes of activations, C and K channels, N = ceil(W/32) words
+of a row, G groups of O outputs, L lists of E entries, T thresholds.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+from triton_kernels.bitsliced_counting import code_planes, valid_bits
+from triton_kernels.bitsliced_tiles import Tile
+from triton_kernels.launch import Launch, cdiv
+
+
+@gluon.jit
+def bitsliced_up_conv2x2_kernel(
+    x,
+    lists,
+    numbers,
+    constants,
+    height,
+    width,
+    plane_step,
+    channels,
+    y,
+    ENTRIES: gl.constexpr,
+    PLANES: gl.constexpr,
+    LISTS: gl.constexpr,
+    BITS: gl.constexpr,
+    OUTPUTS: gl.constexpr,
+    VECTOR: gl.constexpr,
+):
+    """One tile of words of one image, one group of outputs and one row of the kernel a program.
+
+    Args:
+      x: [B, P, C + 1, H, N] uint32, zeros in the last channel.
+      lists: [2, 2, G, O, L, E] int32, from `bitsliced_lists_kernel`.
+      numbers: [2, 2, G, L] int32, most entries of the group's lists, rounded up to multiples of 16.
+      constants: [T, 2, 2, G, O] int32, as `code_planes` takes them.
+      height: H.
+      width: W.
+      plane_step: (C + 1) H N.
+      channels: K.
+      y: [B, P, K, 2H, ceil(2W/32)] uint32.
+      ENTRIES: E.
+      PLANES: P.
+      LISTS: L.
+      BITS: slices of a counter.
+      OUTPUTS: O, the warps of the program.
+      VECTOR: words that a thread loads at once, a divisor of N.
+    """
+    WORDS: gl.constexpr = 32 * VECTOR
+    tile: gl.constexpr = gl.BlockedLayout([1, VECTOR], [1, 32], [OUTPUTS, 1], [1, 0])
+    words_of_row = gl.cdiv(width, 32)
+    words = height * words_of_row
+    if VECTOR > 1:
+        words = gl.multiple_of(words, VECTOR)
+    groups = gl.cdiv(channels, OUTPUTS)
+    block = gl.program_id(0)
+    group = block % groups
+    block = block // groups
+    kernel_row = block % 2
+    block = block // 2
+    tiles = gl.cdiv(words, WORDS)
+    image = (block // tiles).to(gl.int64)
+
+    word = block % tiles * WORDS + gl.arange(0, WORDS, layout=gl.SliceLayout(0, tile))
+    number = gl.arange(0, OUTPUTS, layout=gl.SliceLayout(1, tile))
+    inside = gl.expand_dims(word < words, 0)
+    # Threads beyond the image read some of its words instead; to be without a mask saves them
+    # setting registers to 0. All steps are multiples of VECTOR, which the compiler cannot know.
+    somewhere = gl.where(word < words, word, word % VECTOR)
+    somewhere = gl.max_contiguous(gl.multiple_of(somewhere, [VECTOR]), [VECTOR])
+    at = gl.expand_dims(x + image * PLANES * plane_step + somewhere, 0)
+    columns = ()
+    for kernel_column in gl.static_range(2):
+        of_group = (2 * kernel_row + kernel_column) * groups + group
+        output = of_group * OUTPUTS + number
+        codes = code_planes(
+            gl.multiple_of(at, [1, 4 * VECTOR]),
+            plane_step,
+            gl.expand_dims(lists + output.to(gl.int64) * (LISTS * ENTRIES), 1),
+            numbers + of_group * LISTS,
+            gl.expand_dims(constants + output, 1),
+            4 * groups * OUTPUTS,
+            ENTRIES,
+            PLANES,
+            LISTS,
+            BITS,
+            VECTOR,
+            gl.full([OUTPUTS, WORDS], 0, gl.uint32, layout=tile),
+        )
+        columns += (codes,)
+
+    out_words_of_row = gl.cdiv(2 * width, 32)
+    out_word = gl.expand_dims(word % words_of_row * 2, 0)
+    row = gl.expand_dims(2 * (word // words_of_row) + kernel_row, 0)
+    channel = group * OUTPUTS + number
+    there = inside & gl.expand_dims(channel < channels, 1)
+    for plane in gl.static_range(PLANES):
+        first = ((image * PLANES + plane) * channels + channel) * (2 * height * out_words_of_row)
+        out = y + gl.expand_dims(first, 1) + row * out_words_of_row + out_word
+        even, odd = columns[0][plane], columns[1][plane]
+        for half in gl.static_range(2):
+            bits = _interleaved(even >> (16 * half), odd >> (16 * half))
+            # Where there is no second word, its bits are nobody's.
+            bits = valid_bits(bits, 32 * (out_word + half), 2 * width)
+            gl.store(out + half, bits, mask=there & (out_word + half < out_words_of_row))
+
+
+@gluon.jit
+def _interleaved(even, odd):
+    """Lower halves of two words, bit by bit in turn."""
+    return _spread(even) | (_spread(odd) << 1)
+
+
+@gluon.jit
+def _spread(words):
+    words = words & 0xFFFF
+    words = (words | (words << 8)) & 0x00FF00FF
+    words = (words | (words << 4)) & 0x0F0F0F0F
+    words = (words | (words << 2)) & 0x33333333
+    return (words | (words << 1)) & 0x55555555
+
+
+def launch(
+    x: tuple[int, ...], *, channels: int, width: int, entries: int, lists: int, bits: int,
+    tile: Tile,
+) -> Launch:  # fmt: skip
+    """Launch `bitsliced_up_conv2x2_kernel` with arrays (x, lists, numbers, constants), giving y.
+
+    Args:
+      x: shape, B, P, C + 1, H and N.
+      channels: K.
+      width: W.
+      entries: E.
+      lists: L.
+      bits: slices of a counter.
+      tile: of a program.
+
+    Returns:
+      The launch.
+    """
+    batch, planes, inputs, height, words = x
+    tiles = batch * cdiv(height * words, 32 * tile.vector)
+    return Launch(
+        kernel=bitsliced_up_conv2x2_kernel,
+        blocks=tiles * 2 * cdiv(channels, tile.outputs),
+        sizes={
+            "height": height,
+            "width": width,
+            "plane_step": inputs * height * words,
+            "channels": channels,
+        },
+        constants={
+            "ENTRIES": entries,
+            "PLANES": planes,
+            "LISTS": lists,
+            "BITS": bits,
+            "OUTPUTS": tile.outputs,
+            "VECTOR": tile.vector,
+        },
+        warps=tile.outputs,
+        registers=128,
+    )
