@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mbu_jax.inference import infer_with_activations
 from mbu_jax.layers import QuantizationOptions
@@ -14,7 +15,13 @@ from tests.random_packed import random_packed
 from tests.triton_kernels.simulated import gpu
 
 
-def test_every_layer_of_a_network_of_kernels_is_the_oracles() -> None:
+@pytest.mark.parametrize(
+    ("engine", "convolutions"),
+    [("popcount", {"conv3x3", "up_conv2x2"}), ("bmma", {"bmma_conv3x3", "bmma_up_conv2x2"})],
+)
+def test_every_layer_of_a_network_of_kernels_is_the_oracles(
+    engine: str, convolutions: set[str]
+) -> None:
     config = UNetConfig(
         width=2,
         precisions=("binary", "masked", "pow2") * 4,
@@ -22,11 +29,11 @@ def test_every_layer_of_a_network_of_kernels_is_the_oracles() -> None:
     )
     params = random_packed(config)
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 15, 3)).astype(np.uint8)
-    run = jax.jit(functools.partial(infer_with_activations, implementation="popcount"))
+    run = jax.jit(functools.partial(infer_with_activations, implementation=engine))
     with gpu(90) as called:
         logits, words = run(params, jnp.asarray(images))
     names = {kernel.function.__name__.removesuffix("_kernel") for kernel in called}
-    assert names == {"stem", "conv3x3", "up_conv2x2", "max_pool2x2", "head"}
+    assert names == {"stem", "max_pool2x2", "head"} | convolutions
     codes, expected = packed_network.network(params, images)
     assert words.keys() == codes.keys()
     for name in words:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mbu_jax.errors import InputError
-from mbu_jax.ops.gpu import target
+from mbu_jax.ops.gpu import target, tensor_cores
 from mbu_jax.ops.max_pool2x2.popcount import max_pool2x2_popcount
 from mbu_jax.ops.max_pool2x2.xla import max_pool2x2_xla
 from mbu_jax.ops.operation import Engine, Operation
@@ -22,6 +22,10 @@ def _shape(x: Any, layer: None) -> jax.ShapeDtypeStruct:
 
 OPERATION = Operation("max_pool2x2", _shape)
 OPERATION.register(Engine("xla", max_pool2x2_xla))
+# For a network by that name: Tensor Cores have no part in it.
+OPERATION.register(
+    Engine("bmma", max_pool2x2_popcount, platforms=("cuda",), absent=tensor_cores.absent)
+)
 OPERATION.register(
     Engine("popcount", max_pool2x2_popcount, platforms=("cuda",), absent=target.absent)
 )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mbu_jax.ops.bitsliced import library
 from mbu_jax.ops.bitsliced.engines import stem_bitsliced
-from mbu_jax.ops.gpu import target
+from mbu_jax.ops.gpu import target, tensor_cores
 from mbu_jax.ops.operation import Engine, Operation
 from mbu_jax.ops.shapes import checked_levels
 from mbu_jax.ops.stem.popcount import stem_popcount
@@ -25,4 +25,6 @@ def _shape(levels: Any, layer: PackedStem) -> jax.ShapeDtypeStruct:
 OPERATION = Operation("stem", _shape)
 OPERATION.register(Engine("xla", stem_xla))
 OPERATION.register(Engine("bitsliced", stem_bitsliced, platforms=("cpu",), absent=library.absent))
+# For a network by that name: Tensor Cores have no part in it.
+OPERATION.register(Engine("bmma", stem_popcount, platforms=("cuda",), absent=tensor_cores.absent))
 OPERATION.register(Engine("popcount", stem_popcount, platforms=("cuda",), absent=target.absent))
