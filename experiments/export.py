@@ -17,6 +17,7 @@ from mbu_jax.saving import load_packed
 
 LOADER = """\
 import jax, numpy as np
+
 with open("{path}", "rb") as file:
     segment = jax.jit(jax.export.deserialize(file.read()).call)  # compiled at the first call
 images = np.zeros({shape}, np.{dtype})
