@@ -1,7 +1,6 @@
 """The packed network's operations: one folder each, every one with interchangeable engines."""
 
 from mbu_jax.ops.conv3x3 import conv3x3
-from mbu_jax.ops.gpu.bitsliced import register_engines
 from mbu_jax.ops.head import head
 from mbu_jax.ops.max_pool2x2 import max_pool2x2
 from mbu_jax.ops.operation import Choice, Engine, Operation
@@ -20,5 +19,3 @@ __all__ = [
     "stem",
     "up_conv2x2",
 ]
-
-register_engines()

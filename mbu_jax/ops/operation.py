@@ -2,12 +2,17 @@
 
 An engine is a Python function of traced arrays, so that of the `xla` engine is plain JAX and that
 of another may be a foreign call. Callers see the operation alone.
+
+An engine may want a layer's weights in an order of its own. Where nobody knows yet on which
+platform a program will run, it orders them inside the primitive, whenever that runs; inside
+`known_platform` outside it, once where the weights are known.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +22,44 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from mbu_jax.errors import InputError
+from mbu_jax.ops.gpu import target
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+# Part of the key under which JAX keeps what it has traced and lowered.
+_platform = jax.make_user_context(default_value=None)
+
+
+@contextlib.contextmanager
+def known_platform(platform: str | None) -> Iterator[None]:
+    """Trace programs for one platform: engines are chosen and weights arranged while tracing.
+
+    What is arranged of arrays that are known, not traced, becomes a constant of the program. That
+    is then for this platform alone, on ``cuda`` with kernels for the compute capability at hand
+    or named.
+
+    Args:
+      platform: ``cpu``, ``cuda``, ``rocm`` or ``tpu``, or None to choose while lowering again.
+
+    Yields:
+      Nothing.
+
+    Example:
+      >>> with known_platform("cuda"):
+      ...     platform_known()
+      'cuda'
+    """
+    with _platform(platform):
+        yield
+
+
+def platform_known() -> str | None:
+    """Find the platform that programs are traced for.
+
+    Returns:
+      That of `known_platform`, or None.
+    """
+    return _platform.value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +68,15 @@ class Engine:
 
     Attributes:
       name: what ``implementation`` calls it.
-      run: function of (x, layer, **options) that gives what the operation gives. The batch is
-        axis 0 of x and of the result, and may be sharded: a foreign call must say how it is
-        split, as `mbu_jax.ops.batches` does.
+      run: function of (x, layer, **options), or of (x, layer, arranged, **options) where it
+        arranges, that gives what the operation gives. The batch is axis 0 of x and of the result,
+        and may be sharded: a foreign call must say how it is split, as `mbu_jax.ops.batches` does.
       platforms: where it runs; None is everywhere.
       absent: what it lacks on this machine, in words, or None where it can run.
       automatic: whether it may run without being asked for by name.
+      arrange: function of (x, layer, **options) that gives a pytree of arrays, what `run` needs of
+        the layer's values: `run` has their shapes alone. Of x it has shapes, too. What it gives
+        may depend on all of x's shape but the batch, which other transformations change later.
     """
 
     name: str
@@ -40,6 +84,7 @@ class Engine:
     platforms: tuple[str, ...] | None = None
     absent: Callable[[], str | None] = lambda: None
     automatic: bool = True
+    arrange: Callable[..., Any] | None = None
 
     def runs_on(self, platform: str) -> bool:
         """Tell whether it is made for a platform.
@@ -136,12 +181,26 @@ class Operation:
         """
         if implementation is not None:
             self._named(implementation)
-        leaves, tree = jax.tree.flatten((x, layer))
+        values, shapes, machine = layer, None, None
+        if (platform := platform_known()) is not None:
+            engine = self.choose(platform, implementation).engine
+            implementation = engine.name
+            kernels = platform == "cuda" and target.absent() is None
+            machine = _Machine(platform, target.target() if kernels else None)
+            if engine.arrange is not None:
+                self._shape(_shapes(x), _shapes(layer), **options)  # arranging checks nothing
+                # What is known is arranged now, on whichever device is here.
+                with known_platform(None), jax.ensure_compile_time_eval():
+                    values = engine.arrange(_shapes(x), layer, **options)
+                shapes = _Static.of(_shapes(layer))
+        leaves, tree = jax.tree.flatten((x, values))
         static = {
             "batched": len(jax.tree.leaves(x)),
             "tree": tree,
             "implementation": implementation,
             "options": (*options.items(),),
+            "machine": machine,
+            "arranged": shapes,
         }
         return self._primitive.bind(*leaves, **static)
 
@@ -199,21 +258,38 @@ class Operation:
     def _run_eagerly(self, *arrays: Array, **static: Any) -> Array:
         return _compiled(self._primitive, tuple(static.items()))(*arrays)
 
-    def _abstract(self, *avals: Any, tree: Any, options: Any, **_: Any) -> Any:
-        leaves = (jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals)
-        out = self._shape(*tree.unflatten(leaves), **dict(options))
+    def _abstract(
+        self, *avals: Any, tree: Any, options: Any, arranged: "_Static | None", **_: Any
+    ) -> Any:
+        x, layer = _shapes(tree.unflatten(avals))
+        out = self._shape(x, layer if arranged is None else arranged.tree(), **dict(options))
         return jax.core.ShapedArray(out.shape, out.dtype)
 
     def _lower(
         self, platform: str, context: Any, *values: Any, tree: Any, implementation: str | None,
-        options: Any, **_: Any,
+        options: Any, machine: "_Machine | None", arranged: "_Static | None", **_: Any,
     ) -> Any:  # fmt: skip
-        engine = self.choose(platform, implementation).engine
+        named = contextlib.nullcontext()
+        if machine is not None:
+            if machine.platform != platform:
+                raise InputError(
+                    f"{self.name} was traced for {machine.platform} and cannot run on {platform}"
+                )
+            if machine.compute_capability is not None:
+                named = target.compute_capability(machine.compute_capability)
+        with named:
+            engine = self.choose(platform, implementation).engine
 
-        def run(*leaves: Array) -> Array:
-            return engine.run(*tree.unflatten(leaves), **dict(options))
+            def run(*leaves: Array) -> Array:
+                x, layer = tree.unflatten(leaves)
+                if engine.arrange is None:
+                    return engine.run(x, layer, **dict(options))
+                if arranged is not None:
+                    return engine.run(x, arranged.tree(), layer, **dict(options))
+                weights = engine.arrange(_shapes(x), layer, **dict(options))
+                return engine.run(x, _shapes(layer), weights, **dict(options))
 
-        return mlir.lower_fun(run, multiple_results=False)(context, *values)
+            return mlir.lower_fun(run, multiple_results=False)(context, *values)
 
     def _batch(self, args: Any, axes: Any, *, batched: int, **static: Any) -> tuple[Array, int]:
         static["batched"] = batched
@@ -249,6 +325,39 @@ class Operation:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Machine:
+    """What a program was traced for.
+
+    Attributes:
+      platform: the platform.
+      compute_capability: of its GPU, where kernels can be compiled for it.
+    """
+
+    platform: str
+    compute_capability: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Static:
+    """A pytree whose leaves are hashable, made hashable."""
+
+    leaves: tuple[Any, ...]
+    structure: Any
+
+    @classmethod
+    def of(cls, tree: Any) -> Self:
+        leaves, structure = jax.tree.flatten(tree)
+        return cls((*leaves,), structure)
+
+    def tree(self) -> Any:
+        return self.structure.unflatten(self.leaves)
+
+
 @functools.cache
 def _compiled(primitive: Primitive, static: tuple[tuple[str, Any], ...]) -> Callable[..., Array]:
     return jax.jit(functools.partial(primitive.bind, **dict(static)))
+
+
+def _shapes(arrays: Any) -> Any:
+    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), arrays)

@@ -3,13 +3,14 @@
 from typing import Any
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mbu_jax import ops
 from mbu_jax.errors import InputError
-from mbu_jax.ops.operation import Engine, Operation
+from mbu_jax.ops.operation import Engine, Operation, known_platform, platform_known
 from mbu_jax.ops.specs import ConvSpec
 from mbu_jax.packing import PackedHead, PackedStem
 
@@ -83,6 +84,80 @@ def test_an_engine_may_run_only_where_it_is_asked_for() -> None:
     assert operation.choose("cpu").engine.name == "xla"
     assert "shy" not in operation.choose("cpu").reason
     assert operation(jnp.zeros(1), None, implementation="shy").tolist() == [6]
+
+
+def arranging_operation(seen: list[Any]) -> Operation:
+    """Multiplies rows by the layer's sum, which is arranged, and adds the layer's size."""
+
+    def arrange(x: Any, layer: Any, **_: Any) -> Any:
+        seen.append(layer["w"])
+        assert not hasattr(x, "at")
+        return layer["w"].sum()
+
+    operation = Operation("scale", lambda x, layer, **_: x)
+    operation.register(
+        Engine(
+            "sum",
+            lambda x, layer, total, add=0: x * total + (layer["w"].size + add),
+            platforms=("cpu", "cuda"),
+            arrange=arrange,
+        )
+    )
+    return operation
+
+
+def test_weights_are_arranged_in_the_primitive_or_before_it() -> None:
+    x, layer = jnp.ones((2, 3)), {"w": jnp.array([1.0, 4.0])}
+    seen: list[Any] = []
+    operation = arranging_operation(seen)
+    run = jax.jit(lambda x, layer: operation(x, layer, add=10))
+    inside = run(x, layer)
+    assert inside.tolist() == [[17] * 3] * 2
+    assert "reduce_sum" not in str(jax.make_jaxpr(run)(x, layer))
+    with known_platform("cpu"):
+        assert platform_known() == "cpu"
+        assert "reduce_sum" in str(jax.make_jaxpr(run)(x, layer))
+        np.testing.assert_array_equal(run(x, layer), inside)
+        np.testing.assert_array_equal(operation(x, layer, add=10), inside)
+        assert isinstance(seen.pop(), jax.Array)
+    assert platform_known() is None
+
+
+def test_known_weights_are_arranged_once_while_tracing() -> None:
+    x, layer = jnp.ones((2, 3)), {"w": jnp.array([1.0, 4.0])}
+    seen: list[Any] = []
+    operation = arranging_operation(seen)
+    with known_platform("cpu"):
+        traced = jax.make_jaxpr(jax.vmap(lambda x: operation(x, layer)))(x)
+    assert [float(constant) for constant in traced.consts] == [5]
+    assert "reduce_sum" not in str(traced)
+    run = jax.jit(jax.extend.core.jaxpr_as_fun(traced))
+    assert run(x)[0].tolist() == [[7] * 3] * 2
+    assert len(seen) == 1
+
+
+def test_mapped_layers_are_arranged_one_by_one() -> None:
+    operation = arranging_operation([])
+    layers = {"w": jnp.array([[1.0, 4.0], [2.0, 5.0]])}
+    expected = jax.vmap(operation, in_axes=(None, 0))(jnp.ones((2, 3)), layers)
+    assert expected[:, 0, 0].tolist() == [7, 9]
+    with known_platform("cpu"):
+        mapped = jax.vmap(operation, in_axes=(None, 0))(jnp.ones((2, 3)), layers)
+    np.testing.assert_array_equal(mapped, expected)
+
+
+def test_what_was_traced_for_one_platform_is_refused_on_another() -> None:
+    operation = arranging_operation([])
+    with (
+        known_platform("cuda"),
+        pytest.raises(InputError, match="scale was traced for cuda and cannot run on cpu"),
+    ):
+        operation(jnp.ones((1, 1)), {"w": jnp.ones(1)})
+    with (
+        known_platform("rocm"),
+        pytest.raises(InputError, match="scale has no engine on rocm: sum: it runs on cpu, cuda"),
+    ):
+        operation(jnp.ones((1, 1)), {"w": jnp.ones(1)})
 
 
 X, CONV = ConvSpec("", (1, 2, 2), (40,), 8, "masked").arguments(seed=0)

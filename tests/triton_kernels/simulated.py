@@ -13,6 +13,7 @@ import pytest
 from jax import Array
 from numpy.typing import NDArray
 
+from mbu_jax.ops.bitsliced_lists.primitive import OPERATION as BITSLICED_LISTS
 from mbu_jax.ops.conv3x3.primitive import OPERATION as CONV3X3
 from mbu_jax.ops.gpu.target import compute_capability
 from mbu_jax.ops.head.primitive import OPERATION as HEAD
@@ -23,7 +24,7 @@ from mbu_jax.ops.up_conv2x2.primitive import OPERATION as UP_CONV2X2
 from tests.ptx.program import Program, launch
 from tests.triton_kernels.compiled import Pairs, compiled
 
-OPERATIONS = (CONV3X3, UP_CONV2X2, MAX_POOL2X2, HEAD, STEM, PACK_BITS)
+OPERATIONS = (CONV3X3, UP_CONV2X2, MAX_POOL2X2, HEAD, STEM, PACK_BITS, BITSLICED_LISTS)
 
 
 @dataclasses.dataclass

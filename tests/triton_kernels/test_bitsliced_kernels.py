@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import Array
 
 from mbu_jax.errors import InputError
 from mbu_jax.ops.bitsliced.engines import split_segments
@@ -13,7 +14,7 @@ from mbu_jax.ops.conv3x3 import arg_specs as conv_specs
 from mbu_jax.ops.gpu import bitsliced
 from mbu_jax.ops.specs import ConvSpec
 from mbu_jax.ops.up_conv2x2 import arg_specs as up_specs
-from mbu_jax.packing import pack_pixels
+from mbu_jax.packing import PackedConv, pack_pixels
 from tests.oracles import convolution, packed_network
 from tests.triton_kernels.compiled import TARGETS
 from tests.triton_kernels.simulated import gpu
@@ -30,12 +31,16 @@ SPECS = [
 ]
 
 
+def convolved(x: tuple[Array, Array], layer: PackedConv, *, width: int) -> Array:
+    return bitsliced.conv(x, layer, bitsliced.arrange_conv(x, layer, width=width), width=width)
+
+
 def check(spec: ConvSpec, target: int, seed: int) -> None:
     words, layer = spec.arguments(seed)
     width = words.shape[2]
     with gpu(target):
         x = split_segments(words, layer.segments)
-        planes = jax.jit(functools.partial(bitsliced.conv, width=width))(x, layer)
+        planes = jax.jit(functools.partial(convolved, width=width))(x, layer)
     codes = packed_network.convolved(
         packed_network.read_codes(np.asarray(words), layer.segments), layer
     )
@@ -71,7 +76,7 @@ def test_planes_beyond_the_kernels_offsets_are_refused() -> None:
     x = jax.ShapeDtypeStruct((1, 1, 64, 8192, 2048), jnp.uint32)
     second = jax.ShapeDtypeStruct((1, 1, 0, 8192, 2048), jnp.uint32)
     with pytest.raises(InputError, match="64 channels of 8192x65536 pixels are too many"):
-        jax.eval_shape(functools.partial(bitsliced.conv, width=65536), (x, second), layer)
+        jax.eval_shape(functools.partial(convolved, width=65536), (x, second), layer)
 
 
 @pytest.mark.parametrize(

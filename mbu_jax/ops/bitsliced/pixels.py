@@ -12,6 +12,8 @@ from jax import Array
 from mbu_jax.errors import InputError
 from mbu_jax.ops.bitsliced import calls, library
 from mbu_jax.ops.conv3x3 import conv3x3
+from mbu_jax.ops.gpu import bitsliced as gpu
+from mbu_jax.ops.gpu import target
 from mbu_jax.ops.head import head
 from mbu_jax.ops.max_pool2x2 import max_pool2x2
 from mbu_jax.ops.operation import Engine, Operation
@@ -105,11 +107,21 @@ MAX_POOL2X2 = Operation("pixel_max_pool2x2", _pool_shape)
 HEAD = Operation("pixel_head", _head_shape)
 
 # A program for several platforms holds these operations on all of them, whichever it runs on.
-for _operation, _of_words, _call in (
-    (STEM, _stem_of_words, calls.stem),
-    (CONV, _conv_of_words, calls.conv),
-    (MAX_POOL2X2, _pool_of_words, calls.max_pool2x2),
-    (HEAD, _head_of_words, calls.head),
+for _operation, _of_words, _call, _kernel, _arrange in (
+    (STEM, _stem_of_words, calls.stem, gpu.stem, gpu.arrange_stem),
+    (CONV, _conv_of_words, calls.conv, gpu.conv, gpu.arrange_conv),
+    (MAX_POOL2X2, _pool_of_words, calls.max_pool2x2, gpu.max_pool2x2, None),
+    (HEAD, _head_of_words, calls.head, gpu.head, gpu.arrange_head),
 ):
     _operation.register(Engine("xla", _of_words))
     _operation.register(Engine("bitsliced", _call, platforms=("cpu",), absent=library.absent))
+    _operation.register(
+        Engine(
+            "bitsliced",
+            _kernel,
+            platforms=("cuda",),
+            absent=target.absent,
+            automatic=False,
+            arrange=_arrange,
+        )
+    )

@@ -6,8 +6,7 @@ import jax
 
 from mbu_jax.ops.bitsliced import library
 from mbu_jax.ops.bitsliced.engines import conv_bitsliced
-from mbu_jax.ops.conv3x3.bmma import conv3x3_bmma
-from mbu_jax.ops.conv3x3.popcount import conv3x3_popcount
+from mbu_jax.ops.conv3x3 import bmma, popcount
 from mbu_jax.ops.conv3x3.xla import conv3x3_xla
 from mbu_jax.ops.gpu import target, tensor_cores
 from mbu_jax.ops.operation import Engine, Operation
@@ -22,5 +21,21 @@ def _shape(x: Any, layer: PackedConv) -> jax.ShapeDtypeStruct:
 OPERATION = Operation("conv3x3", _shape)
 OPERATION.register(Engine("xla", conv3x3_xla))
 OPERATION.register(Engine("bitsliced", conv_bitsliced, platforms=("cpu",), absent=library.absent))
-OPERATION.register(Engine("bmma", conv3x3_bmma, platforms=("cuda",), absent=tensor_cores.absent))
-OPERATION.register(Engine("popcount", conv3x3_popcount, platforms=("cuda",), absent=target.absent))
+OPERATION.register(
+    Engine(
+        "bmma",
+        bmma.conv3x3_bmma,
+        platforms=("cuda",),
+        absent=tensor_cores.absent,
+        arrange=bmma.arrange,
+    )
+)
+OPERATION.register(
+    Engine(
+        "popcount",
+        popcount.conv3x3_popcount,
+        platforms=("cuda",),
+        absent=target.absent,
+        arrange=popcount.arrange,
+    )
+)

@@ -5,10 +5,11 @@ counts agreements with no sum over all inputs beside it. Stem and head are those
 with a conversion between the layouts.
 
 Shape letters: L lists an output has, M/K outputs that a channel has (4 in a transposed
-convolution), G groups of O outputs, T thresholds.
+convolution), G groups of O outputs, E entries of a list, T thresholds.
 """
 
-import math
+import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +18,11 @@ from jax import Array, lax
 
 from mbu_jax.errors import InputError
 from mbu_jax.ops.batches import split_over_batch
-from mbu_jax.ops.bitsliced import pixels
+from mbu_jax.ops.bitsliced_lists import bitsliced_lists
 from mbu_jax.ops.counting import least_agreements
-from mbu_jax.ops.gpu import target
 from mbu_jax.ops.gpu.calls import call
-from mbu_jax.ops.head.popcount import head_popcount
-from mbu_jax.ops.operation import Engine
-from mbu_jax.ops.stem.popcount import stem_popcount
+from mbu_jax.ops.head import popcount as head_popcount
+from mbu_jax.ops.stem import popcount as stem_popcount
 from mbu_jax.packing import (
     PackedConv,
     PackedHead,
@@ -36,81 +35,118 @@ from mbu_jax.packing import (
 
 _LEAST_SLICES = 8  # planes worth 8 are added to four slices and carry into another
 _AT_ONCE = 16  # entries of a list
+_GROUPS = (1, 2, 4, 8, 16)  # outputs of a program, as tiles have them
 
 
-def conv(x: tuple[Array, Array], layer: PackedConv, *, width: int) -> Array:
-    """Add the planes of non-zero weights, compare; 3x3 or 2x2 transposed, as the layer.
+class Listed(NamedTuple):
+    """What the convolutions' kernels read of a layer. K is padded to a multiple of 16.
+
+    Attributes:
+      lists: [M/K, K, L, E] int32, words from the first plane to each that an output adds.
+      numbers: by the outputs O of a group [M/K, G, L] int32, multiples of 16, no fewer than the
+        entries that an output of the group has.
+      constants: [T, M/K, K] int32, what a counter starts from and is compared with.
+    """
+
+    lists: Array
+    numbers: dict[int, Array]
+    constants: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class _Planes:
+    """Where a convolution's planes lie: every one in copies, with a plane of zeros at the end.
+
+    Attributes:
+      copy_step: words between two copies of a plane.
+      channel_step: words between the planes of two channels.
+      plane_step: words between the planes of a code's two bits.
+    """
+
+    copy_step: int
+    channel_step: int
+    plane_step: int
+
+
+def arrange_conv(x: tuple[Any, Any], layer: PackedConv, *, width: int) -> Listed:
+    """List the planes of non-zero weights.
 
     Args:
-      x: two segments, [B, P, C, H, ceil(W/32)] uint32; the second may have no channels.
+      x: two segments, [B, P, C, H, ceil(W/32)] uint32.
       layer: the layer.
       width: W in pixels.
 
     Returns:
-      [B, P, K, H, ceil(W/32)] uint32, or twice H and W.
+      The lists, no longer than they have to be where the layer's values are known.
 
     Raises:
       InputError: where an image's planes are more than 32-bit offsets reach.
     """
-    from triton_kernels import bitsliced_conv3x3, bitsliced_lists, bitsliced_up_conv2x2
+    planes = _planes(x, layer, width)
+    weights, numbers, constants = _counted(layer)
+    # In the order of the weights: taps of a word of channels follow each other.
+    taps = np.arange(1)
+    if not layer.transposed:
+        row = x[0].shape[4]
+        taps = np.add.outer(row * np.arange(3), planes.copy_step * np.arange(3)).ravel()
+    starts = np.add.outer(_first_channels(layer.segments) * planes.channel_step, taps).ravel()
+    makers, channels, lists = weights.shape[:3]
+    entries = bitsliced_lists(
+        weights.reshape(makers * channels, lists, -1),
+        jnp.asarray(starts, jnp.int32),
+        channel_step=planes.channel_step,
+        zeros=layer.in_channels * planes.channel_step,
+    )
+    if not isinstance(numbers[1], jax.core.Tracer):
+        entries = entries[..., : max(_AT_ONCE, int(numbers[1].max()))]
+    return Listed(entries.reshape(makers, channels, lists, -1), numbers, constants)
+
+
+def conv(x: tuple[Array, Array], layer: PackedConv, listed: Listed, *, width: int) -> Array:
+    """Add the planes of non-zero weights, compare; 3x3 or 2x2 transposed, as the layer.
+
+    Args:
+      x: two segments, [B, P, C, H, ceil(W/32)] uint32; the second may have no channels.
+      layer: shapes of the layer.
+      listed: from `arrange_conv`.
+      width: W in pixels.
+
+    Returns:
+      [B, P, K, H, ceil(W/32)] uint32, or twice H and W.
+    """
+    from triton_kernels import bitsliced_conv3x3, bitsliced_up_conv2x2
     from triton_kernels.bitsliced_tiles import best_tile
 
-    _, planes, _, height, words = x[0].shape
+    images, planes, _, height, words = x[0].shape
     channels = layer.out_channels
-    copies, rows = (1, height) if layer.transposed else (3, height + 2)
-    copy_step = rows * words
-    channel_step = copies * copy_step
-    plane_step = (layer.in_channels + 1) * channel_step
-    if planes * plane_step >= 2**31:
-        raise InputError(
-            f"{layer.in_channels} channels of {height}x{width} pixels are too many for the "
-            "bitsliced engine's 32-bit offsets; segment smaller tiles"
-        )
     makers = 2 if layer.transposed else 1
-    tile = best_tile(channels, height, words, images=x[0].shape[0], planes=planes, makers=makers)
-    weights, least = _listed(layer), least_agreements(layer)
-    bits, numbers, constants = _counting(layer, weights, least, tile.outputs)
-    weights = jnp.pad(weights, ((0, 0), (0, -channels % tile.outputs), *((0, 0),) * 3))
-    lists, input_words = weights.shape[2], math.prod(weights.shape[3:])
-    weights = weights.reshape(-1, lists, input_words)
-    # In the order of the weights: taps of a word of channels follow each other.
-    taps = (
-        np.arange(1)
-        if layer.transposed
-        else np.add.outer(words * np.arange(3), copy_step * np.arange(3)).ravel()
-    )
-    starts = np.add.outer(_first_channels(layer.segments) * channel_step, taps).ravel()
+    tile = best_tile(channels, height, words, images=images, planes=planes, makers=makers)
+    entries = listed.lists.shape[3]
+    sizes: dict[str, Any] = {
+        "width": width, "entries": entries, "lists": listed.lists.shape[2],
+        "bits": _slices(layer), "tile": tile,
+    }  # fmt: skip
 
-    def run(
-        first: Array, second: Array, weights: Array, starts: Array, numbers: Array, constants: Array
-    ) -> Array:
+    def run(first: Array, second: Array, *weights: Array) -> Array:
         x = jnp.concatenate([first, second, jnp.zeros_like(first[:, :, :1])], axis=2)
-        if not layer.transposed:
-            x = _shifted(x)
-        launch = bitsliced_lists.launch(
-            weights.shape, channel_step=channel_step, zeros=layer.in_channels * channel_step
-        )
-        entries = 32 * input_words
-        shape = (weights.shape[0], lists, entries)
-        nonzeros = call(launch, jax.ShapeDtypeStruct(shape, jnp.int32), weights, starts)
         batch = first.shape[0]
         if layer.transposed:
             y = (batch, planes, channels, 2 * height, word_count(2 * width))
-            launch = bitsliced_up_conv2x2.launch(
-                x.shape, channels=channels, width=width, entries=entries, lists=lists, bits=bits,
-                tile=tile,
-            )  # fmt: skip
+            launch = bitsliced_up_conv2x2.launch(x.shape, channels=channels, **sizes)
         else:
             y = (batch, planes, channels, height, words)
-            launch = bitsliced_conv3x3.launch(
-                y, width=width, plane_step=plane_step, entries=entries, lists=lists, bits=bits,
-                tile=tile,
-            )  # fmt: skip
-        result = jax.ShapeDtypeStruct(y, jnp.uint32)
-        return call(launch, result, x, nonzeros, numbers, constants)
+            step = _planes((first, second), layer, width).plane_step
+            launch = bitsliced_conv3x3.launch(y, plane_step=step, **sizes)
+            x = _shifted(x)
+        return call(launch, jax.ShapeDtypeStruct(y, jnp.uint32), x, *weights)
 
-    starts = jnp.asarray(starts, jnp.int32)
-    return split_over_batch(run, batched=2)(*x, weights, starts, numbers, constants)
+    grouped = -(-channels // tile.outputs) * tile.outputs
+    weights = (
+        listed.lists[:, :grouped],
+        listed.numbers[tile.outputs],
+        listed.constants[:, :, :grouped],
+    )
+    return split_over_batch(run, batched=2)(*x, *weights)
 
 
 def max_pool2x2(x: Array, layer: None, *, width: int) -> Array:
@@ -135,21 +171,36 @@ def max_pool2x2(x: Array, layer: None, *, width: int) -> Array:
     return split_over_batch(run, batched=1)(x)
 
 
-def stem(levels: Array, layer: PackedStem) -> Array:
-    """Convolve images in integers, compare with thresholds, give planes.
+def arrange_stem(levels: Any, layer: PackedStem) -> tuple[Array, Array]:
+    """Order the weights for the kernel.
 
     Args:
       levels: [B, H, W, C] uint8.
       layer: weights and thresholds.
 
     Returns:
+      The same as those of `popcount`.
+    """
+    return stem_popcount.arrange(levels, layer)
+
+
+def stem(levels: Array, layer: PackedStem, weights: tuple[Array, Array]) -> Array:
+    """Convolve images in integers, compare with thresholds, give planes.
+
+    Args:
+      levels: [B, H, W, C] uint8.
+      layer: shapes of weights and thresholds.
+      weights: from `arrange_stem`.
+
+    Returns:
       [B, P, K, H, ceil(W/32)] uint32.
     """
-    return channels_to_pixels(stem_popcount(levels, layer), layer.out_channels)
+    words = stem_popcount.stem_popcount(levels, layer, weights)
+    return channels_to_pixels(words, layer.out_channels)
 
 
-def head(x: Array, layer: PackedHead, *, width: int) -> Array:
-    """Sum the weights of every pixel's activations, exactly.
+def arrange_head(x: Any, layer: PackedHead, *, width: int) -> tuple[Array, Array]:
+    """Order the weights for the kernel.
 
     Args:
       x: [B, P, C, H, ceil(W/32)] uint32.
@@ -157,9 +208,38 @@ def head(x: Array, layer: PackedHead, *, width: int) -> Array:
       width: W in pixels.
 
     Returns:
+      The same as those of `popcount`.
+    """
+    del width
+    return head_popcount.arrange(x, layer)
+
+
+def head(x: Array, layer: PackedHead, weights: tuple[Array, Array], *, width: int) -> Array:
+    """Sum the weights of every pixel's activations, exactly.
+
+    Args:
+      x: [B, P, C, H, ceil(W/32)] uint32.
+      layer: shapes of weights and bias.
+      weights: from `arrange_head`.
+      width: W in pixels.
+
+    Returns:
       [B, H, W, classes] float32.
     """
-    return head_popcount(pixels_to_channels(x, width), layer)
+    return head_popcount.head_popcount(pixels_to_channels(x, width), layer, weights)
+
+
+def _planes(x: tuple[Any, Any], layer: PackedConv, width: int) -> _Planes:
+    _, planes, _, height, words = x[0].shape
+    copies, rows = (1, height) if layer.transposed else (3, height + 2)
+    channel_step = copies * rows * words
+    plane_step = (layer.in_channels + 1) * channel_step
+    if planes * plane_step >= 2**31:
+        raise InputError(
+            f"{layer.in_channels} channels of {height}x{width} pixels are too many for the "
+            "bitsliced engine's 32-bit offsets; segment smaller tiles"
+        )
+    return _Planes(rows * words, channel_step, plane_step)
 
 
 def _shifted(x: Array) -> Array:
@@ -186,7 +266,41 @@ def _first_channels(segments: tuple[int, ...]) -> np.ndarray:
     return np.concatenate([first + np.arange(0, n, 32) for first, n in parts])
 
 
-def _listed(layer: PackedConv) -> Array:
+def _slices(layer: PackedConv) -> int:
+    """Slices of a counter, which holds all sums and a sign."""
+    levels = 2**layer.activation_bits - 1
+    magnitude = 1 if layer.exponent is None else 4
+    taps = 1 if layer.transposed else 9
+    largest = levels * magnitude * taps * layer.in_channels
+    return max(_LEAST_SLICES, (largest + 1).bit_length() + 1)
+
+
+@jax.jit
+def _counted(layer: PackedConv) -> tuple[Array, dict[int, Array], Array]:
+    """Weights of each list, [M/K, K, L, N, taps] uint32; `Listed.numbers` and its constants."""
+    weights = _signed(layer)
+    exponents = weights.shape[2] // 2
+    levels = 2**layer.activation_bits - 1
+    half = jnp.int32(2 ** (_slices(layer) - 1))
+    least = least_agreements(layer)
+    entries = lax.population_count(weights).astype(jnp.int32).sum((3, 4))  # [M/K, K, L]
+    magnitudes = jnp.asarray([2**i for i in range(exponents)], jnp.int32).reshape(1, 1, -1)
+    lowest = levels * (entries[..., :exponents] * magnitudes).sum(2)
+    # A counter subtracts by adding to a complement, and reaches half where the first bit is set.
+    start = half - 1 + least[:1] - lowest[None]
+    constants = jnp.concatenate([start, half + least[1:] - least[:1]])
+    numbers = {}
+    for outputs in _GROUPS:
+        missing = -layer.out_channels % outputs
+        groups = jnp.pad(entries, ((0, 0), (0, missing), (0, 0)))
+        groups = groups.reshape(groups.shape[0], -1, outputs, groups.shape[2])
+        numbers[outputs] = -(-groups.max(2) // _AT_ONCE) * _AT_ONCE
+    missing = (0, -layer.out_channels % max(_GROUPS))
+    weights = jnp.pad(weights, ((0, 0), missing, *((0, 0),) * 3))
+    return weights, numbers, jnp.pad(constants, ((0, 0), (0, 0), missing))
+
+
+def _signed(layer: PackedConv) -> Array:
     """Bits that say which weights are in each list, [M/K, K, L, N, taps] uint32.
 
     Negative weights come first, smaller magnitudes before larger ones.
@@ -200,50 +314,3 @@ def _listed(layer: PackedConv) -> Array:
     _, _, height, width, outputs, words = signs.shape
     makers, taps = (height * width, 1) if layer.transposed else (1, height * width)
     return signs.reshape(-1, makers, taps, outputs, words).transpose(1, 3, 0, 4, 2)
-
-
-def _counting(
-    layer: PackedConv, weights: Array, least: Array, outputs: int
-) -> tuple[int, Array, Array]:
-    """What the kernels count with.
-
-    Args:
-      layer: the layer.
-      weights: [M/K, K, L, N, taps] uint32.
-      least: [T, M/K, K] int32, fewest agreements that set bit t of the code.
-      outputs: O of a group.
-
-    Returns:
-      Slices of a counter; [M/K, G, L] int32, multiples of 16, no fewer than the entries that an
-      output of the group has; and [T, M/K, G O] int32, what a counter starts from and is compared
-      with.
-    """
-    levels = 2**layer.activation_bits - 1
-    exponents = weights.shape[2] // 2
-    largest = levels * weights.shape[4] * layer.in_channels * 2 ** (exponents - 1)
-    bits = max(_LEAST_SLICES, (largest + 1).bit_length() + 1)
-    half = jnp.int32(2 ** (bits - 1))
-    entries = lax.population_count(weights).astype(jnp.int32).sum((3, 4))  # [M/K, K, L]
-    magnitudes = jnp.asarray([2**i for i in range(exponents)], jnp.int32).reshape(1, 1, -1)
-    lowest = levels * (entries[..., :exponents] * magnitudes).sum(2)
-    # A counter subtracts by adding to a complement, and reaches half where the first bit is set.
-    start = half - 1 + least[:1] - lowest[None]
-    constants = jnp.concatenate([start, half + least[1:] - least[:1]])
-    missing = (0, -layer.out_channels % outputs)
-    entries = jnp.pad(entries, ((0, 0), missing, (0, 0)))
-    groups = entries.reshape(entries.shape[0], -1, outputs, entries.shape[2])
-    numbers = -(-groups.max(2) // _AT_ONCE) * _AT_ONCE
-    return bits, numbers, jnp.pad(constants, ((0, 0), (0, 0), missing))
-
-
-def register_engines() -> None:
-    """Add the engine to the operations on planes; it runs where it is asked for by name."""
-    for operation, run in (
-        (pixels.STEM, stem),
-        (pixels.CONV, conv),
-        (pixels.MAX_POOL2X2, max_pool2x2),
-        (pixels.HEAD, head),
-    ):
-        operation.register(
-            Engine("bitsliced", run, platforms=("cuda",), absent=target.absent, automatic=False)
-        )

@@ -17,8 +17,10 @@ T thresholds.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -92,6 +94,7 @@ def exponent_count(layer: PackedConv) -> int:
     return 3 if layer.precision == "pow2" else 1
 
 
+@functools.partial(jax.jit, static_argnames="form")
 def arranged_factors(layer: PackedConv, form: Form) -> Array:
     """Order the weights so that a warp reads one stretch of memory from end to end.
 
@@ -119,6 +122,7 @@ def arranged_factors(layer: PackedConv, form: Form) -> Array:
     return planes.transpose(0, 3, 5, 4, 1, 2, 6, 7)
 
 
+@functools.partial(jax.jit, static_argnames="form")
 def arranged_least(layer: PackedConv, form: Form) -> Array:
     """Turn thresholds into the fewest counts that reach them.
 

@@ -3,6 +3,9 @@
 Shape letters: S planes, G groups of 32 output channels, C words of a chunk, T thresholds.
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -26,6 +29,7 @@ def plane_count(layer: PackedConv) -> int:
     return {"binary": 1, "masked": 2, "pow2": 4}[layer.precision]
 
 
+@functools.partial(jax.jit, static_argnames="chunk")
 def arranged_planes(layer: PackedConv, chunk: int) -> Array:
     """Order the planes so that a program reads one stretch of memory from end to end.
 
@@ -53,6 +57,7 @@ def arranged_planes(layer: PackedConv, chunk: int) -> Array:
     return stacked.transpose(3, 1, 5, 2, 0, 4, 6)
 
 
+@jax.jit
 def arranged_least(layer: PackedConv) -> Array:
     """Turn thresholds into numbers of agreements, or of disagreements, negated, in a binary layer.
 

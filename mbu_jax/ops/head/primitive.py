@@ -9,7 +9,7 @@ from mbu_jax.errors import InputError
 from mbu_jax.ops.bitsliced import library
 from mbu_jax.ops.bitsliced.engines import head_bitsliced
 from mbu_jax.ops.gpu import target, tensor_cores
-from mbu_jax.ops.head.popcount import head_popcount
+from mbu_jax.ops.head import popcount
 from mbu_jax.ops.head.xla import head_xla
 from mbu_jax.ops.operation import Engine, Operation
 from mbu_jax.ops.shapes import words_checked
@@ -28,6 +28,14 @@ def _shape(x: Any, layer: PackedHead) -> jax.ShapeDtypeStruct:
 OPERATION = Operation("head", _shape)
 OPERATION.register(Engine("xla", head_xla))
 OPERATION.register(Engine("bitsliced", head_bitsliced, platforms=("cpu",), absent=library.absent))
-# For a network by that name: Tensor Cores have no part in it.
-OPERATION.register(Engine("bmma", head_popcount, platforms=("cuda",), absent=tensor_cores.absent))
-OPERATION.register(Engine("popcount", head_popcount, platforms=("cuda",), absent=target.absent))
+# For a network by the name of bmma: Tensor Cores have no part in it.
+for _name, _absent in (("bmma", tensor_cores.absent), ("popcount", target.absent)):
+    OPERATION.register(
+        Engine(
+            _name,
+            popcount.head_popcount,
+            platforms=("cuda",),
+            absent=_absent,
+            arrange=popcount.arrange,
+        )
+    )

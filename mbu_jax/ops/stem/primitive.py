@@ -10,7 +10,7 @@ from mbu_jax.ops.bitsliced.engines import stem_bitsliced
 from mbu_jax.ops.gpu import target, tensor_cores
 from mbu_jax.ops.operation import Engine, Operation
 from mbu_jax.ops.shapes import checked_levels
-from mbu_jax.ops.stem.popcount import stem_popcount
+from mbu_jax.ops.stem import popcount
 from mbu_jax.ops.stem.xla import stem_xla
 from mbu_jax.packing import PackedStem, word_count
 
@@ -25,6 +25,14 @@ def _shape(levels: Any, layer: PackedStem) -> jax.ShapeDtypeStruct:
 OPERATION = Operation("stem", _shape)
 OPERATION.register(Engine("xla", stem_xla))
 OPERATION.register(Engine("bitsliced", stem_bitsliced, platforms=("cpu",), absent=library.absent))
-# For a network by that name: Tensor Cores have no part in it.
-OPERATION.register(Engine("bmma", stem_popcount, platforms=("cuda",), absent=tensor_cores.absent))
-OPERATION.register(Engine("popcount", stem_popcount, platforms=("cuda",), absent=target.absent))
+# For a network by the name of bmma: Tensor Cores have no part in it.
+for _name, _absent in (("bmma", tensor_cores.absent), ("popcount", target.absent)):
+    OPERATION.register(
+        Engine(
+            _name,
+            popcount.stem_popcount,
+            platforms=("cuda",),
+            absent=_absent,
+            arrange=popcount.arrange,
+        )
+    )

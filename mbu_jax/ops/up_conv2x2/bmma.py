@@ -10,12 +10,27 @@ from mbu_jax.ops.gpu.calls import call
 from mbu_jax.packing import PackedConv, word_count
 
 
-def up_conv2x2_bmma(x: Array, layer: PackedConv) -> Array:
-    """Convolve, compare and pack in one kernel.
+def arrange(x: jax.ShapeDtypeStruct, layer: PackedConv) -> tuple[Array, Array]:
+    """Order the weights for the kernel.
 
     Args:
       x: [B, H, W, P, N] uint32.
       layer: the layer.
+
+    Returns:
+      Weights and thresholds, as `mbu_jax.ops.gpu.tensor_cores` has them.
+    """
+    form = tensor_cores.form_of(layer)
+    return tensor_cores.arranged_factors(layer, form), tensor_cores.arranged_least(layer, form)
+
+
+def up_conv2x2_bmma(x: Array, layer: PackedConv, weights: tuple[Array, Array]) -> Array:
+    """Convolve, compare and pack in one kernel.
+
+    Args:
+      x: [B, H, W, P, N] uint32.
+      layer: shapes of the layer.
+      weights: from `arrange`.
 
     Returns:
       [B, 2H, 2W, P, ceil(K/32)] uint32.
@@ -41,8 +56,4 @@ def up_conv2x2_bmma(x: Array, layer: PackedConv) -> Array:
         shape = (batch, 2 * height, 2 * width, planes, groups)
         return call(launch, jax.ShapeDtypeStruct(shape, jnp.uint32), x, *weights)
 
-    weights = (
-        tensor_cores.arranged_factors(layer, form),
-        tensor_cores.arranged_least(layer, form),
-    )
     return split_over_batch(run, batched=1)(x, *weights)

@@ -10,12 +10,29 @@ from mbu_jax.ops.gpu.weights import arranged_least, arranged_planes, plane_count
 from mbu_jax.packing import PackedConv, word_count
 
 
-def up_conv2x2_popcount(x: Array, layer: PackedConv) -> Array:
-    """Convolve, compare and pack in one kernel.
+def arrange(x: jax.ShapeDtypeStruct, layer: PackedConv) -> tuple[Array, Array]:
+    """Order the weights for the kernel.
 
     Args:
       x: [B, H, W, P, N] uint32.
       layer: the layer.
+
+    Returns:
+      Weights and thresholds, as `mbu_jax.ops.gpu.weights` has them.
+    """
+    from triton_kernels.tiles import best_tile
+
+    chunk = best_tile(x.shape, plane_count(layer)).chunk
+    return arranged_planes(layer, chunk), arranged_least(layer)
+
+
+def up_conv2x2_popcount(x: Array, layer: PackedConv, weights: tuple[Array, Array]) -> Array:
+    """Convolve, compare and pack in one kernel.
+
+    Args:
+      x: [B, H, W, P, N] uint32.
+      layer: shapes of the layer.
+      weights: from `arrange`.
 
     Returns:
       [B, 2H, 2W, P, ceil(K/32)] uint32.
@@ -33,5 +50,4 @@ def up_conv2x2_popcount(x: Array, layer: PackedConv) -> Array:
         shape = (batch, 2 * height, 2 * width, planes, groups)
         return call(launch, jax.ShapeDtypeStruct(shape, jnp.uint32), x, *weights)
 
-    weights = arranged_planes(layer, tile.chunk), arranged_least(layer)
     return split_over_batch(run, batched=1)(x, *weights)

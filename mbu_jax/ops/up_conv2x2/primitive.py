@@ -9,8 +9,7 @@ from mbu_jax.ops.bitsliced.engines import conv_bitsliced
 from mbu_jax.ops.gpu import target, tensor_cores
 from mbu_jax.ops.operation import Engine, Operation
 from mbu_jax.ops.shapes import conv_shape
-from mbu_jax.ops.up_conv2x2.bmma import up_conv2x2_bmma
-from mbu_jax.ops.up_conv2x2.popcount import up_conv2x2_popcount
+from mbu_jax.ops.up_conv2x2 import bmma, popcount
 from mbu_jax.ops.up_conv2x2.xla import up_conv2x2_xla
 from mbu_jax.packing import PackedConv
 
@@ -22,7 +21,21 @@ def _shape(x: Any, layer: PackedConv) -> jax.ShapeDtypeStruct:
 OPERATION = Operation("up_conv2x2", _shape)
 OPERATION.register(Engine("xla", up_conv2x2_xla))
 OPERATION.register(Engine("bitsliced", conv_bitsliced, platforms=("cpu",), absent=library.absent))
-OPERATION.register(Engine("bmma", up_conv2x2_bmma, platforms=("cuda",), absent=tensor_cores.absent))
 OPERATION.register(
-    Engine("popcount", up_conv2x2_popcount, platforms=("cuda",), absent=target.absent)
+    Engine(
+        "bmma",
+        bmma.up_conv2x2_bmma,
+        platforms=("cuda",),
+        absent=tensor_cores.absent,
+        arrange=bmma.arrange,
+    )
+)
+OPERATION.register(
+    Engine(
+        "popcount",
+        popcount.up_conv2x2_popcount,
+        platforms=("cuda",),
+        absent=target.absent,
+        arrange=popcount.arrange,
+    )
 )
