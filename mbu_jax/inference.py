@@ -20,6 +20,7 @@ from mbu_jax.images import image_to_levels
 from mbu_jax.layers import Conv3x3, NormActivation, Stem, Up, UpConv2x2
 from mbu_jax.ops.bitsliced import library
 from mbu_jax.ops.layouts import ChannelPacked, Layout, PixelPacked
+from mbu_jax.ops.operation import platform_known
 from mbu_jax.packing import (
     WORD_BITS,
     PackedConv,
@@ -211,10 +212,13 @@ def _run(
     if implementation == "bitsliced":
         return pixels(params, x)
     if implementation is None:
-        missing = library.absent()
-        if missing is None:
+        missing, platform = library.absent(), platform_known()
+        if missing is not None:
+            _tell_once(missing)
+        elif platform is None:
             return lax.platform_dependent(params, x, cpu=pixels, default=channels)
-        _tell_once(missing)
+        elif platform == "cpu":
+            return pixels(params, x)
     return channels(params, x)
 
 
