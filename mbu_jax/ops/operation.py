@@ -169,7 +169,8 @@ class Operation:
         Args:
           x: array whose axis 0 is the batch, or a tuple of such.
           layer: pytree of the layer's parameters.
-          implementation: name of an engine, or None for the best that the device has.
+          implementation: name of an engine, or None for the best that the device has;
+            ``name@platform`` is that engine on that platform and the best on others.
           **options: hashable arguments of the engines.
 
         Returns:
@@ -221,7 +222,8 @@ class Operation:
 
         Args:
           platform: ``cpu``, ``cuda``, ``rocm`` or ``tpu``.
-          implementation: name of an engine, or None for the best that can run.
+          implementation: name of an engine, or ``name@platform`` for that platform alone, or None
+            for the best that can run.
 
         Returns:
           The engine and the reason.
@@ -229,7 +231,7 @@ class Operation:
         Raises:
           InputError: for an engine that is unknown or cannot run.
         """
-        if implementation is not None:
+        if implementation is not None and implementation.partition("@")[2] in ("", platform):
             named = self._named(implementation)
             engine = next((engine for engine in named if engine.runs_on(platform)), named[0])
             if obstacle := engine.obstacle(platform):
@@ -239,16 +241,19 @@ class Operation:
                 )
             return Choice(engine, "asked for")
         passed_over: list[str] = []
+        reason = f"the best on {platform}"
         for engine in filter(lambda engine: engine.automatic, self.engines):
             obstacle = engine.obstacle(platform)
             if obstacle is None:
-                reason = f"the best on {platform}"
                 return Choice(engine, "; ".join([reason, *passed_over]))
-            passed_over.append(f"{engine.name}: {obstacle}")
-        raise InputError(f"{self.name} has no engine on {platform}: {'; '.join(passed_over)}")
+            if engine.runs_on(platform):
+                passed_over.append(f"{engine.name}: {obstacle}")
+        reasons = [f"{engine.name}: {engine.obstacle(platform)}" for engine in self.engines]
+        raise InputError(f"{self.name} has no engine on {platform}: {'; '.join(reasons)}")
 
     def _named(self, implementation: str) -> list[Engine]:
-        if named := [engine for engine in self.engines if engine.name == implementation]:
+        name = implementation.partition("@")[0]
+        if named := [engine for engine in self.engines if engine.name == name]:
             return named
         known = ", ".join(dict.fromkeys(engine.name for engine in self.engines))
         raise InputError(
