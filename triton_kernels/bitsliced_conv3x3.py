@@ -9,7 +9,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from triton_kernels.bitsliced_counting import code_planes, valid_bits
-from triton_kernels.bitsliced_tiles import Tile
+from triton_kernels.bitsliced_tiles import Tile, fitting
 from triton_kernels.launch import Launch, cdiv
 
 
@@ -108,12 +108,13 @@ def launch(
       entries: E.
       lists: L.
       bits: slices of a counter.
-      tile: of a program.
+      tile: of a program, with fewer words of a thread where they do not fit.
 
     Returns:
       The launch.
     """
     batch, planes, channels, height, words = y
+    tile = fitting(tile, slices=bits, lists=lists)
     tiles = batch * cdiv(height * words, 32 * tile.vector)
     return Launch(
         kernel=bitsliced_conv3x3_kernel,

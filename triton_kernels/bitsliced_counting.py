@@ -47,18 +47,20 @@ def code_planes(
     planes = (at,)
     if PLANES == 2:
         planes += (gl.multiple_of(at + plane_step, [1, 4 * VECTOR]),)
+    counts = ()
+    for number in gl.static_range(LISTS):
+        counts += (gl.load(numbers + number),)
     counter = _constant(gl.load(constants), like, BITS)
     for number in gl.static_range(LISTS):
         if number == LISTS // 2:
             # ~(~a + b) is a - b.
             counter = _complement(counter, BITS)
-        count = gl.load(numbers + number)
         for plane in gl.static_range(PLANES):
             counter = _add_planes(
                 counter,
                 planes[plane],
                 lists + number * ENTRIES,
-                count,
+                counts[number],
                 number % (LISTS // 2) + plane,
                 BITS,
                 VECTOR,
@@ -101,14 +103,15 @@ def _complement(counter, BITS: gl.constexpr):
 def _add_planes(
     counter,
     at,
-    entries,
+    list_,
     count,
     SHIFT: gl.constexpr,
     BITS: gl.constexpr,
     VECTOR: gl.constexpr,
 ):
     """Add listed planes, each worth 2^SHIFT."""
-    for _ in range(0, count, _AT_ONCE):
+    for first in range(0, count, _AT_ONCE):
+        entries = list_ + first
         c0, c1, c2, c3 = counter[SHIFT], counter[SHIFT + 1], counter[SHIFT + 2], counter[SHIFT + 3]
         c0, c1, c2, a = _eight(at, entries, c0, c1, c2, VECTOR)
         c0, c1, c2, b = _eight(at, entries + 8, c0, c1, c2, VECTOR)
@@ -121,7 +124,6 @@ def _add_planes(
             result += (counter[i] ^ carry,)
             carry = counter[i] & carry
         counter = result
-        entries += _AT_ONCE
     return counter
 
 
@@ -135,17 +137,39 @@ def _eight(at, entries, c0, c1, c2, VECTOR: gl.constexpr):
 
 @gluon.jit
 def _four(at, entries, c0, c1, VECTOR: gl.constexpr):
-    c0, a = _two(at, entries, c0, VECTOR)
-    c0, b = _two(at, entries + 2, c0, VECTOR)
+    first, second, third, fourth = _four_entries(entries)
+    c0, a = _full_adder(c0, _plane(at, first, VECTOR), _plane(at, second, VECTOR))
+    c0, b = _full_adder(c0, _plane(at, third, VECTOR), _plane(at, fourth, VECTOR))
     c1, carry = _full_adder(c1, a, b)
     return c0, c1, carry
 
 
 @gluon.jit
-def _two(at, entries, c0, VECTOR: gl.constexpr):
-    a = gl.load(at + gl.multiple_of(gl.load(entries), [1, VECTOR]))
-    b = gl.load(at + gl.multiple_of(gl.load(entries + 1), [1, VECTOR]))
-    return _full_adder(c0, a, b)
+def _four_entries(entries):
+    return gl.inline_asm_elementwise(
+        "ld.global.nc.v4.b32 {$0, $1, $2, $3}, [$4];",
+        "=r,=r,=r,=r,l",
+        [entries],
+        dtype=(gl.int32, gl.int32, gl.int32, gl.int32),
+        is_pure=True,
+        pack=1,
+    )
+
+
+@gluon.jit
+def _plane(at, entry, VECTOR: gl.constexpr):
+    """A tile's words of a listed plane."""
+    at = gl.inline_asm_elementwise(
+        # Multipliers sum this for nothing; an addition to a pointer would keep the adders' unit.
+        "{ .reg .b64 bytes; mul.wide.u32 bytes, $2, 4; add.s64 $0, $1, bytes; }",
+        "=l,l,r",
+        [at.to(gl.int64, bitcast=True), entry],
+        dtype=gl.int64,
+        is_pure=True,
+        pack=1,
+    )
+    at = at.to(gl.pointer_type(gl.uint32), bitcast=True)
+    return gl.load(gl.max_contiguous(gl.multiple_of(at, [1, 4 * VECTOR]), [1, VECTOR]))
 
 
 @gluon.jit

@@ -5,6 +5,7 @@ import dataclasses
 from triton_kernels.launch import cdiv
 
 _ENOUGH_BLOCKS = 256  # two for every multiprocessor of a large GPU
+_MOST_SLICES = 12  # of four words: ptxas spills with more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,3 +53,23 @@ def best_tile(
     while outputs > 4 and tiles * cdiv(channels, outputs) < _ENOUGH_BLOCKS:
         outputs //= 2
     return Tile(outputs, vector)
+
+
+def fitting(tile: Tile, *, slices: int, lists: int) -> Tile:
+    """Take fewer words at once where 128 registers would not hold their counters.
+
+    Args:
+      tile: of a program.
+      slices: of a counter.
+      lists: that an output has; with powers of two more than 2.
+
+    Returns:
+      The tile, or one of two words a thread.
+
+    Example:
+      >>> fitting(Tile(16, 4), slices=13, lists=2)
+      Tile(outputs=16, vector=2)
+    """
+    if tile.vector == 4 and (slices > _MOST_SLICES or lists > 2):
+        return dataclasses.replace(tile, vector=2)
+    return tile
