@@ -1,8 +1,8 @@
 """Quantizers with straight-through gradients: weights and activations of one to eight bits.
 
-Every quantizer here is a function of an array that returns *integers held in the input's
-floating dtype*: the numbers that the packed engines count in. Scales are left out on purpose;
-the BatchNorm behind each quantized layer absorbs them.
+Every quantizer here but `trained_ternary` is a function of an array that returns *integers held in
+the input's floating dtype*: the numbers that the packed engines count in. Scales are left out on
+purpose; the BatchNorm behind each quantized layer absorbs them.
 
 Rounding has a zero derivative almost everywhere, so each quantizer is a ``jax.custom_vjp``
 whose backward pass substitutes a surrogate, the straight-through estimator (STE):
@@ -30,7 +30,7 @@ from jax import Array
 from mbu_jax.errors import InputError
 
 SteGradient = Literal["clipped", "approx_sign", "swish_sign"]
-Ternarizer = Literal["fixed", "twn", "density"]
+Ternarizer = Literal["fixed", "twn", "density", "max"]
 
 _SWISH_BETA = 5.0
 
@@ -207,7 +207,8 @@ def ternary_threshold(x: Array, method: Ternarizer = "fixed", density: float = 0
       x: floating array of any shape: the latent weights of one layer.
       method: ``fixed`` is 0.5, the paper's ``round(clip(w, -1, 1))``; ``twn`` is
         ``0.7 mean(abs(x))`` of Ternary Weight Networks; ``density`` the quantile of abs(x) that
-        keeps the wanted share of weights (more where equal magnitudes straddle it).
+        keeps the wanted share of weights (more where equal magnitudes straddle it); ``max``
+        ``0.05 max(abs(x))`` of trained ternary quantization.
       density: share of non-zeros that ``density`` keeps, between 0 and 1.
 
     Returns:
@@ -220,10 +221,13 @@ def ternary_threshold(x: Array, method: Ternarizer = "fixed", density: float = 0
       >>> round(float(ternary_threshold(jnp.array([0.1, -0.2, 0.6]), "twn")), 3)
       0.21
 
-    Source: MBU-Net §3.1.1; Li et al., "Ternary Weight Networks", 2016, eq. 6.
+    Source: MBU-Net §3.1.1; Li et al., "Ternary Weight Networks", 2016, eq. 6; Zhu et al., "Trained
+    Ternary Quantization", 2017, eq. 9.
     """
     if method == "fixed":
         return jnp.asarray(0.5, x.dtype)
+    if method == "max":
+        return 0.05 * jnp.max(jnp.abs(x))
     if method == "twn":
         return 0.7 * jnp.mean(jnp.abs(x))
     if method == "density":
@@ -272,3 +276,59 @@ def ternarize(
         return jnp.where(kept, _sign(x), 0).astype(x.dtype)
 
     return _straight_through(forward, partial(ste_derivative, gradient=gradient))(x)
+
+
+def trained_ternary(
+    x: Array,
+    scales: Array,
+    method: Ternarizer = "max",
+    density: float = 0.1,
+    gradient: SteGradient = "clipped",
+) -> Array:
+    """Ternary weights {-n, 0, p} whose two magnitudes are learned (TTQ).
+
+    A scale's gradient is the sum of those of the weights that have it, with their sign; a latent
+    weight's is that of its quantized weight times the scale that it has, or 1 where that is 0.
+
+    Args:
+      x: floating array of any shape: the latent weights of one layer.
+      scales: [2], p and n, of x's dtype.
+      method: how the threshold is found; see `ternary_threshold`.
+      density: share of non-zeros for ``method="density"``.
+      gradient: surrogate derivative; see `ste_derivative`. ``clipped`` is the paper's rule, which
+        knows no weights outside [-1, 1].
+
+    Returns:
+      Array of -n, 0 and p, x's shape and dtype.
+
+    Example:
+      >>> scales = jnp.array([2.0, 0.5])
+      >>> trained_ternary(jnp.array([-0.9, 0.01, 1.0]), scales).tolist()
+      [-0.5, 0.0, 2.0]
+
+    Source: Zhu et al., "Trained Ternary Quantization", 2017, eqs. 6 to 8.
+    """
+
+    def sides(x: Array) -> tuple[Array, Array]:
+        threshold = ternary_threshold(x, method, density)
+        return x > threshold, x < -threshold
+
+    @jax.custom_vjp
+    def quantizer(x: Array, scales: Array) -> Array:
+        above, below = sides(x)
+        return jnp.where(above, scales[0], jnp.where(below, -scales[1], 0)).astype(x.dtype)
+
+    def fwd(x: Array, scales: Array) -> tuple[Array, tuple[Array, Array]]:
+        return quantizer(x, scales), (x, scales)
+
+    def bwd(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+        x, scales = saved
+        above, below = sides(x)
+        factor = jnp.where(above, scales[0], jnp.where(below, scales[1], 1)).astype(x.dtype)
+        dx = cotangent * factor * ste_derivative(x, gradient)
+        # Eq. 7 prints no minus for n; the derivative of -n has one.
+        dp, dn = jnp.sum(cotangent, where=above), -jnp.sum(cotangent, where=below)
+        return dx, jnp.stack([dp, dn])
+
+    quantizer.defvjp(fwd, bwd)
+    return quantizer(x, scales)

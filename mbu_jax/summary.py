@@ -31,6 +31,7 @@ _KIND_OF: dict[Precision, Kind] = {
     "pow2": "pow2",
     "masked": "masked",
     "binary": "binary",
+    "ttq": "float",
 }
 
 

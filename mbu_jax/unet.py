@@ -24,7 +24,9 @@ from mbu_jax.layers import (
 from mbu_jax.masking import mask_cheapest
 from mbu_jax.quantizers import SteGradient, Ternarizer
 
-ModelPreset = Literal["full_precision", "int8", "int4", "mbu", "all_masked", "binary"]
+ModelPreset = Literal[
+    "full_precision", "int8", "int4", "mbu", "all_masked", "binary", "pow2", "ttq"
+]
 
 _UNIFORM: dict[str, Precision] = {
     "full_precision": "float32",
@@ -32,6 +34,8 @@ _UNIFORM: dict[str, Precision] = {
     "int4": "int4",
     "all_masked": "masked",
     "binary": "binary",
+    "pow2": "pow2",
+    "ttq": "ttq",
 }
 
 _SURROGATES = {
@@ -130,7 +134,8 @@ class UNetConfig:
         Args:
           name: ``full_precision``; ``int8``, ``int4`` (weights; binary activations, as in the
             paper); ``mbu`` (the cheapest layers masked, the rest binary); ``all_masked``;
-            ``binary``.
+            ``binary``. Two more are not the paper's: ``pow2``, and ``ttq`` (ternary weights of
+            learned scales), which cannot be packed.
           masked_layers: how many layers ``mbu`` masks, in order of cost.
           quantization: other quantization options; activation bits are ignored for
             ``full_precision``.

@@ -77,7 +77,10 @@ def forward_and_backward(
 
 @pytest.mark.parametrize(
     ("precision", "ternarizer"),
-    [*((p, "fixed") for p in get_args(Precision)), ("masked", "twn"), ("masked", "density")],
+    [
+        *((p, "fixed") for p in get_args(Precision) if p != "ttq"),
+        *(("masked", ternarizer) for ternarizer in ("twn", "density", "max")),
+    ],
 )
 def test_quantize_weight_uses_its_options(precision: Any, ternarizer: Any) -> None:
     w = latent(np.random.default_rng(0), 4, 30)
@@ -119,6 +122,35 @@ def test_convolutions_and_their_gradients_are_exact(precision: Any, bits: int) -
     expected = convolution.conv3x3_weight_gradient(x, dy, lowest) * inside3
     np.testing.assert_array_equal(dw3, expected)
     np.testing.assert_array_equal(dw2, convolution.up_conv2x2_gradients(a, q2, da)[1] * inside2)
+
+
+@pytest.mark.parametrize("layer_type", [Conv3x3, UpConv2x2])
+def test_learned_scales_are_parameters_and_multiply(layer_type: Any) -> None:
+    """Zhu et al. 2017, eqs. 6 to 8, through a convolution; the border has the lowest level."""
+    rng = np.random.default_rng(3)
+    options = QuantizationOptions(ternarizer="max")
+    layer = layer_type(3, 4, "ttq", options, rngs=nnx.Rngs(0))
+    assert isinstance(layer.weight, LatentWeight)
+    np.testing.assert_array_equal(layer.scales[...], 1)
+    w = latent(rng, *layer.weight[...].shape)
+    layer.weight[...] = jnp.asarray(w)
+    layer.scales[...] = jnp.array([2.0, 0.25])
+    x = activations(rng, 1, 2, 4, 5, 3)
+    positive, negative = w > 0.05 * np.abs(w).max(), w < -0.05 * np.abs(w).max()
+    q = 2.0 * positive - 0.25 * negative
+    if layer_type is Conv3x3:
+        expected = convolution.conv3x3(x, q, -1)
+        dy = rng.integers(-5, 6, expected.shape).astype(np.float32)
+        dq = convolution.conv3x3_weight_gradient(x, dy, -1)
+    else:
+        expected = convolution.up_conv2x2(x, q)
+        dy = rng.integers(-5, 6, expected.shape).astype(np.float32)
+        dq = convolution.up_conv2x2_gradients(x, q, dy)[1]
+    y, (dscales, dw) = forward_and_backward(layer, x, dy)
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(dscales, [dq[positive].sum(), -dq[negative].sum()])
+    factor = np.where(positive, 2.0, np.where(negative, 0.25, 1)) * (np.abs(w) <= 1)
+    np.testing.assert_array_equal(dw, dq * factor)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 32])

@@ -274,7 +274,7 @@ def test_a_network_that_its_configuration_does_not_prescribe_is_refused(
         dataclasses.replace(params, **change(params)).validate()
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8", "int4", "int2"])
+@pytest.mark.parametrize("precision", ["float32", "int8", "int4", "int2", "ttq"])
 def test_what_cannot_be_packed_is_named(precision: Any) -> None:
     config = UNetConfig(precisions=("masked",) * 5 + (precision,) + ("masked",) * 6)
     with pytest.raises(InputError, match=f"up_c1 has {precision} weights.*binary, masked, pow2"):

@@ -27,6 +27,7 @@ from mbu_jax.quantizers import (
     symmetric,
     ternarize,
     ternary_threshold,
+    trained_ternary,
 )
 from tests.oracles import levels
 
@@ -258,7 +259,7 @@ def test_density_with_ties_at_the_clip_edge_and_at_zero() -> None:
     np.testing.assert_array_equal(ternarize_by("density", 0.75)(zeros), [1, 1, 1, -1])
 
 
-@pytest.mark.parametrize("method", ["fixed", "twn", "density"])
+@pytest.mark.parametrize("method", ["fixed", "twn", "density", "max"])
 def test_ternarizers_pass_the_gradient_to_zeros_and_none_to_the_threshold(method: Any) -> None:
     x = jnp.array([-1.5, -1, -0.6, -0.2, 0, 0.1, 0.9, 1, 1.01], jnp.float32)
     dx = jax.grad(lambda x: (ternarize(x, method) * jnp.arange(1.0, 10.0)).sum())(x)
@@ -269,9 +270,46 @@ def test_ternary_threshold_values() -> None:
     x = jnp.array([[0.1, -0.2], [0.6, -0.9]], jnp.float32)
     assert ternary_threshold(x).tolist() == 0.5
     np.testing.assert_allclose(ternary_threshold(x, "twn"), 0.7 * 0.45, rtol=1e-6)
+    np.testing.assert_allclose(ternary_threshold(x, "max"), 0.05 * 0.9, rtol=1e-6)
     half = ternary_threshold(x, "density", 0.5)
     assert 0.2 < half < 0.6
     assert half == np.nextafter(np.float32(0.6), np.float32(0))
+
+
+@pytest.mark.parametrize(("method", "limit"), [("max", 0.05 * 1.25), ("fixed", 0.5)])
+def test_trained_ternary_follows_its_paper(method: Any, limit: float) -> None:
+    """Zhu et al. 2017: levels of eq. 6, a scale's gradient of eq. 7, a latent weight's of eq. 8."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([f32(limit, -limit, 1, -1, 1.25, 0), rng.normal(size=300) / 3])
+    x = x.astype(np.float32)
+    scales, cotangent = f32(1.5, 0.25), rng.integers(-9, 10, x.size).astype(np.float32)
+    edge = np.float32(limit)
+    positive, negative = x > edge, x < -edge
+
+    @jax.jit
+    def both(x: Array, scales: Array, cotangent: Array) -> Any:
+        y, backward = jax.vjp(lambda x, s: trained_ternary(x, s, method), x, scales)
+        return y, backward(cotangent)
+
+    y, (dx, dscales) = both(x, scales, cotangent)
+    np.testing.assert_array_equal(y, 1.5 * positive - 0.25 * negative)
+    factor = np.where(positive, 1.5, np.where(negative, 0.25, 1))
+    np.testing.assert_array_equal(dx, np.where(np.abs(x) <= 1, cotangent * factor, 0))
+    expected = [cotangent[positive].sum(), -cotangent[negative].sum()]
+    np.testing.assert_array_equal(dscales, expected)
+
+
+def test_scales_of_trained_ternary_have_the_slope_of_the_sum() -> None:
+    """The gradient of the scales is no surrogate: differences of the function itself give it."""
+    rng = np.random.default_rng(1)
+    x, weights = (jnp.asarray(rng.normal(size=40), jnp.float32) for _ in range(2))
+
+    def total(scales: Array) -> Array:
+        return jnp.sum(weights * trained_ternary(x, scales, "density", 0.6))
+
+    scales = jnp.array([1.0, 2.0])
+    slope = [total(scales.at[i].add(0.5)) - total(scales.at[i].add(-0.5)) for i in range(2)]
+    np.testing.assert_allclose(jax.grad(total)(scales), slope, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["binary", "masked", "symmetric4", "pow2", "activation2"])
@@ -337,7 +375,7 @@ UNKNOWN: Any = "straight"
         (lambda x: symmetric(x, 9), "weight bits must be 2 to 8, not 9"),
         (lambda x: quantize_activation(x, 0), "activation bits must be 1 or 2, not 0"),
         (lambda x: quantize_activation(x, 3), "activation bits must be 1 or 2, not 3"),
-        (lambda x: ternarize(x, UNKNOWN), "'straight'; choose one of fixed, twn, density"),
+        (lambda x: ternarize(x, UNKNOWN), "'straight'; choose one of fixed, twn, density, max"),
         (lambda x: ternarize(x, "density", 0.0), r"density must lie in \(0, 1\], not 0"),
         (lambda x: ternarize(x, "density", 1.5), r"density must lie in \(0, 1\], not 1.5"),
         (lambda x: ternarize(x, "density", float("nan")), r"density must lie in \(0, 1\]"),

@@ -43,14 +43,14 @@ def test_parameter_count_of_the_paper() -> None:
 
 ONLY = {name: (precision,) * 12 for name, precision in (
     ("full_precision", "float32"), ("int8", "int8"), ("int4", "int4"),
-    ("all_masked", "masked"), ("binary", "binary"),
+    ("all_masked", "masked"), ("binary", "binary"), ("pow2", "pow2"), ("ttq", "ttq"),
 )}  # fmt: skip
 CHEAPEST = ("up_ct4", "up_ct3", "up_ct2", "up_ct1", "up_c3", "down_c1", "up_c2", "down_c2",
             "up_c4", "up_c1", "down_c4", "down_c3")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ONLY)
-def test_presets_of_table_1(name: Any) -> None:
+def test_presets_of_one_precision(name: Any) -> None:
     config = UNetConfig.preset(name, width=8, in_channels=1, classes=4, dtype="bfloat16")
     assert config.precisions == ONLY[name]
     assert config.quantization.activation_bits == (32 if name == "full_precision" else 1)

@@ -6,7 +6,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from mbu_jax.layers.convolutions import Conv3x3, UpConv2x2
-from mbu_jax.layers.latent_weights import Precision, QuantizationOptions
+from mbu_jax.layers.latent_weights import INTEGERS, Precision, QuantizationOptions
 from mbu_jax.layers.norm_activation import NormActivation
 
 
@@ -39,9 +39,9 @@ class DoubleConv(nnx.Module):
     ):
         first, second = precisions
         self.conv1 = Conv3x3(in_channels, out_channels, first, options, dtype=dtype, rngs=rngs)
-        self.norm1 = NormActivation(out_channels, options, integer=first != "float32", rngs=rngs)
+        self.norm1 = NormActivation(out_channels, options, integer=first in INTEGERS, rngs=rngs)
         self.conv2 = Conv3x3(out_channels, out_channels, second, options, dtype=dtype, rngs=rngs)
-        self.norm2 = NormActivation(out_channels, options, integer=second != "float32", rngs=rngs)
+        self.norm2 = NormActivation(out_channels, options, integer=second in INTEGERS, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         """Apply both convolutions.
@@ -84,7 +84,7 @@ class Up(nnx.Module):
         self.conv = UpConv2x2(channels, channels, precision, options, dtype=dtype, rngs=rngs)
         self.quantized = options.activation_bits < 32
         if self.quantized:
-            self.norm = NormActivation(channels, options, integer=precision != "float32", rngs=rngs)
+            self.norm = NormActivation(channels, options, integer=precision in INTEGERS, rngs=rngs)
         else:
             self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
 

@@ -49,10 +49,13 @@ class _Convolution(nnx.Module):
         else:
             init = latent_initializer(options.density)
             self.weight = LatentWeight(init(rngs.params(), shape, jnp.float32))
+        if precision == "ttq":
+            self.scales = nnx.Param(jnp.ones(2, jnp.float32))
 
     def quantized_weight(self) -> Array:
-        """The weights that the layer multiplies by: integers unless its precision is float32."""
-        return quantize_weight(self.weight[...], self.precision, self.options)
+        """The weights that the layer multiplies by, integers as far as its precision has them."""
+        scales = self.scales[...] if self.precision == "ttq" else None
+        return quantize_weight(self.weight[...], self.precision, self.options, scales)
 
     def _operands(self, x: Array) -> tuple[Array, Array]:
         # Integers need float32's 24-bit mantissa, and so does what other engines must repeat.

@@ -18,9 +18,12 @@ from mbu_jax.quantizers import (
     power_of_two,
     symmetric,
     ternarize,
+    trained_ternary,
 )
 
-Precision = Literal["float32", "int8", "int4", "int2", "pow2", "masked", "binary"]
+Precision = Literal["float32", "int8", "int4", "int2", "pow2", "masked", "binary", "ttq"]
+INTEGERS: frozenset[Precision] = frozenset({"int8", "int4", "int2", "pow2", "masked", "binary"})
+"""Precisions whose weights become integers; ``ttq`` has learned scales and is never packed."""
 
 
 class LatentWeight(nnx.Param):
@@ -47,16 +50,22 @@ class QuantizationOptions:
     density: float = 0.1
 
 
-def quantize_weight(latent: Array, precision: Precision, options: QuantizationOptions) -> Array:
-    """Integers of one layer's weights, straight through.
+def quantize_weight(
+    latent: Array,
+    precision: Precision,
+    options: QuantizationOptions,
+    scales: Array | None = None,
+) -> Array:
+    """Quantize one layer's weights, straight through.
 
     Args:
       latent: floating latent weights of any shape.
       precision: the layer's precision; ``float32`` returns the weights as they are.
       options: surrogate gradient, ternarizer and density.
+      scales: [2], the learned magnitudes of positive and negative weights, for ``ttq`` alone.
 
     Returns:
-      Array of the same shape and dtype.
+      Array of the same shape and dtype, of integers but for ``float32`` and ``ttq``.
 
     Example:
       >>> quantize_weight(jnp.array([0.2, -0.7]), "masked", QuantizationOptions()).tolist()
@@ -74,6 +83,9 @@ def quantize_weight(latent: Array, precision: Precision, options: QuantizationOp
             return power_of_two(latent, gradient)
         case "int8" | "int4" | "int2":
             return symmetric(latent, int(precision.removeprefix("int")), gradient)
+        case "ttq":
+            assert scales is not None, "layers of learned scales have them"
+            return trained_ternary(latent, scales, options.ternarizer, options.density, gradient)
 
 
 def latent_initializer(density: float) -> Callable[..., Array]:

@@ -29,7 +29,9 @@ class ModelOptions:
     """The network."""
 
     network: ModelPreset = "mbu"
-    """Row of the paper's Table 1; mbu masks the cheapest layers and leaves the rest binary."""
+    """Row of the paper's Table 1; mbu masks the cheapest layers and leaves the rest binary. Not in
+    there: pow2, weights of 0, ±1, ±2 and ±4, and ttq, ternary ones of learned scales, which cannot
+    be packed."""
 
     width: int = 64
     """Channels at full resolution; the widest layers have eight times as many."""
@@ -58,7 +60,8 @@ class ModelOptions:
     """Straight-through gradient of the activations."""
 
     ternarizer: Ternarizer = "fixed"
-    """Threshold of masked weights: 0.5, 0.7 mean(abs(w)), or whatever keeps --density."""
+    """Threshold of masked weights: 0.5 (fixed), 0.7 mean(abs(w)) (twn), whatever keeps --density,
+    or 0.05 max(abs(w)) (max), which the authors of ttq take for it."""
 
     density: float = 0.1
     """Share of non-zeros: at the start, and throughout with --ternarizer density."""
@@ -186,6 +189,10 @@ class TrainConfig:
     workdir: Path | None = None
     """Run directory; by default runs/DATASET-NETWORK. An interrupted run there is resumed."""
 
+    initial: Path | None = None
+    """Directory of a run whose best checkpoint the weights start from; --epochs 0 only scores it,
+    as the network that the options describe."""
+
     train_images: int | None = None
     """Use only this many training images, the first ones; by default all."""
 
@@ -238,8 +245,11 @@ class TrainConfig:
           InputError: naming the option.
         """
         for name in ("epochs", "batch_size", "eval_batch_size", "eval_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; give a number of at least 1")
+            least = 0 if name == "epochs" and self.initial is not None else 1
+            if getattr(self, name) < least:
+                raise InputError(
+                    f"{name} is {getattr(self, name)}; give a number of at least {least}"
+                )
         for name in ("checkpoint_steps", "recalibrate", "samples", "seed"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}; give a number of at least 0")
@@ -260,7 +270,11 @@ RESUMABLE = frozenset(
 )
 """Options that may differ when a run is resumed: they do not change what is trained."""
 
-ADDED_LATER: dict[str, Any] = {"model.masking_cost": "paper"}
+ADDED_LATER: dict[str, Any] = {
+    "model.masking_cost": "paper",
+    "initial": None,
+    "optimizer.latent_l1": 0.0,
+}
 """Options that runs of earlier versions did not have, and what those did."""
 
 _ADAM = OptimizerOptions(

@@ -20,6 +20,7 @@ from mbu_jax.train.checkpoints import Checkpoints, load_run
 from mbu_jax.train.cluster import failing_together, gather_ids
 from mbu_jax.train.config import ADDED_LATER, RESUMABLE, TrainConfig
 from mbu_jax.train.evaluation import Evaluator
+from mbu_jax.train.initial import initial_weights
 from mbu_jax.train.layer_statistics import layer_statistics
 from mbu_jax.train.meter import EpochMeter
 from mbu_jax.train.metrics import SegmentationScores
@@ -76,13 +77,17 @@ class Trainer:
             self.validation_images = self._open("validation")
             self.network, params, stats = Network.create(config.model.build(), config.seed)
             self.total_steps = self._epoch_end(config.epochs)
-            self._learning_rate = learning_rate_schedule(config.optimizer, self.total_steps)
+            # Where nothing is trained, a schedule that nobody follows.
+            scheduled = self.total_steps if config.epochs else config.optimizer.warmup_steps + 1
+            self._learning_rate = learning_rate_schedule(config.optimizer, scheduled)
+        if config.initial is not None:
+            params, stats = initial_weights(config.initial, self.network)
         teacher = self._load_teacher()
         with failing_together("workdir"):
             self.run = self._claim_directory()
         optimizer = make_optimizer(
             config.optimizer,
-            self.total_steps,
+            scheduled,
             latent_mask=lambda params: self.network.latent_mask(cast(Tree, params)),
         )
         self._update = make_train_step(
@@ -134,6 +139,8 @@ class Trainer:
                         self._record(recorder, epoch, speed, scores)
                         self._meter = EpochMeter()
                         self._save(checkpoints, None if scores is None else scores["dice"])
+            if not epochs and checkpoints.last is None:
+                self._save(checkpoints, self._validate()["dice"])
         return self._report()
 
     def _resume(self, checkpoints: Checkpoints) -> None:

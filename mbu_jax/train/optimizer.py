@@ -50,6 +50,10 @@ class OptimizerOptions:
     """Step size of latent weights as a multiple of the others'; they act only through thresholds
     some tenths away, so that the usual step sizes leave most of them where they started."""
 
+    latent_l1: float = 0.0
+    """Pull of latent weights towards 0, where masked ones get lost, as a share of the step size;
+    beside the update rule, so that it is the same for small gradients and large ones."""
+
     momentum: float = 0.9
     """Of rmsprop; 0 turns it off."""
 
@@ -69,7 +73,7 @@ class OptimizerOptions:
             raise InputError(f"learning_rate must be positive, not {self.learning_rate}")
         if self.warmup_steps < 0:
             raise InputError(f"warmup_steps must not be negative, but is {self.warmup_steps}")
-        for name in ("weight_decay", "clip_norm"):
+        for name in ("weight_decay", "clip_norm", "latent_l1"):
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
                 raise InputError(f"{name} must be finite and not negative, but is {value}")
@@ -162,9 +166,9 @@ def make_optimizer(
       decay_mask: Which parameters weight decay may pull, as a function from the parameters to a
         tree of booleans.
       latent_mask: Which parameters are latent weights behind quantised ones, likewise. These are
-        not pulled unless ``decay_latent_weights`` says so, because their size matters only
-        against a threshold: a pull towards 0 would mask or flip weights, not shrink them. Their
-        steps are ``latent_rate`` times the others'.
+        not pulled unless ``decay_latent_weights`` or ``latent_l1`` says so, because their size
+        matters only against a threshold: a pull towards 0 would mask or flip weights, not shrink
+        them. Their steps are ``latent_rate`` times the others'.
 
     Returns:
       An Optax transformation; its state counts the updates for the schedule.
@@ -195,6 +199,9 @@ def make_optimizer(
     step = optax.scale_by_learning_rate(learning_rate_schedule(options, total_steps))
     if latent_mask is not None and options.latent_rate != 1:
         step = optax.chain(step, optax.masked(optax.scale(options.latent_rate), latent_mask))
+    if latent_mask is not None and options.latent_l1:
+        pull = optax.masked(optax.stateless(_add_signs(options.latent_l1)), latent_mask)
+        step = optax.chain(pull, step)
     match options.optimizer:
         case "adam":
             parts = (clip, decay, optax.scale_by_adam(), step)
@@ -205,6 +212,13 @@ def make_optimizer(
             momentum = optax.trace(options.momentum) if options.momentum else optax.identity()
             parts = (clip, decay, normalise, momentum, step)
     return _with_standard_promotion(optax.chain(*parts))
+
+
+def _add_signs(strength: float) -> Callable[[optax.Updates, optax.Params | None], optax.Updates]:
+    """The gradient of an L1 norm, added to normalised gradients."""
+    return lambda updates, params: jax.tree.map(
+        lambda u, p: u + strength * jnp.sign(p), updates, params
+    )
 
 
 def _with_standard_promotion(

@@ -48,4 +48,6 @@ def weights(latent: NDArray, precision: str, ternarizer: str, density: float) ->
         return masked_by_density(latent, density)
     if ternarizer == "twn":
         return np.where(np.abs(latent) > twn_threshold(latent), np.sign(latent), 0)
+    if ternarizer == "max":
+        return np.where(np.abs(latent) > 0.05 * np.abs(latent).max(), np.sign(latent), 0)
     return uniform(latent, bits=2)

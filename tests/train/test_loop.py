@@ -327,6 +327,9 @@ def test_another_configuration_is_refused(tmp_path, updates, monkeypatch, capsys
         (["--teacher", "nobody"], "nobody does not exist; give the directory of a run"),
         (["--layer-precision", "up_c9=int8"], "up_c9"),
         (["--ema-decay", "0.9"], "ema_decay needs recalibrate"),
+        (["--initial", "nobody"], "nobody does not exist; give the directory of a run"),
+        (["--epochs", "0"], "epochs is 0; give a number of at least 1"),
+        (["--latent-l1", "-1"], "latent_l1 must be finite and not negative"),
     ],
 )
 def test_bad_options_are_one_line_and_leave_nothing(tmp_path, monkeypatch, capsys, options, said):
@@ -372,6 +375,69 @@ def test_the_teacher_is_a_run(tmp_path, updates):
         np.testing.assert_array_equal(ours, theirs)
     for leaf in jax.tree.leaves(teacher.weights):
         assert len(leaf.sharding.device_set) == 2
+
+
+def test_a_run_can_start_from_another(tmp_path, updates):
+    first = Trainer(tiny(tmp_path / "binary", model=ModelOptions(network="binary", width=4)))
+    first.fit()
+    _, params, stats, _ = load_run(tmp_path / "binary")
+    masked = ModelOptions(network="all_masked", ternarizer="density", width=4)
+    config = tiny(tmp_path / "masked", initial=tmp_path / "binary", model=masked)
+    trainer = Trainer(config)
+    for ours, theirs in (trainer.state.params, params), (trainer.state.stats, stats):
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(ours), jax.device_get(theirs))
+    assert set(trainer.network.config.precisions) == {"masked"}
+    updates.stop_at = 5
+    with pytest.raises(Interrupted):
+        trainer.fit()
+    updates.stop_at = None
+    resumed = Trainer(config)
+    resumed.fit()
+    # The five updates of the first run, then three of this one before the end of its epoch, two
+    # after it: what is resumed does not start again.
+    assert float(jax.device_get(resumed.state.params["head"]["bias"])[0]) == 5 + 5
+
+
+def test_no_epochs_score_the_initial_weights(tmp_path, updates):
+    Trainer(tiny(tmp_path / "binary", model=ModelOptions(network="binary", width=4))).fit()
+    before = len(updates.batches)
+    config = tiny(
+        tmp_path / "pruned",
+        initial=tmp_path / "binary",
+        epochs=0,
+        model=ModelOptions(network="all_masked", ternarizer="density", width=4),
+        optimizer=OptimizerOptions(warmup_steps=3),
+    )
+    scores = Trainer(config).fit()
+    assert (len(updates.batches), saved(tmp_path / "pruned")) == (before, [0])
+    assert scores["dice"] == pytest.approx(2 * 5 / (2 * 5 + 2))  # after the other's five updates
+    assert json.loads((tmp_path / "pruned/eval.json").read_text())["step"] == 0
+    network, params, _, step = load_run(tmp_path / "pruned")
+    assert (set(network.config.precisions), step) == ({"masked"}, 0)
+    assert np.asarray(params["head"]["bias"])[0] == 5
+    assert Trainer(config).fit() == scores
+
+
+@pytest.mark.parametrize(
+    ("network", "width", "said"),
+    [
+        (
+            "binary",
+            8,
+            r"conv1.weight is \[3, 3, 4, 8\] there and \[3, 3, 8, 16\] here; .*; and 108 more",
+        ),
+        ("full_precision", 4, r"up_ct1.bias is absent there and \[32\] here"),
+        ("ttq", 4, r"down_c1.conv1.scales is absent there and \[2\] here"),
+    ],
+)
+def test_initial_weights_that_do_not_fit_are_named(tmp_path, updates, network, width, said):
+    Trainer(tiny(tmp_path / "masked")).fit()
+    other = ModelOptions(network=network, width=width)
+    config = tiny(tmp_path / "other", initial=tmp_path / "masked", model=other)
+    with pytest.raises(InputError, match=said) as caught:
+        Trainer(config)
+    assert str(caught.value).startswith(f"--initial {tmp_path / 'masked'} does not fit")
+    assert not (tmp_path / "other").exists()
 
 
 def test_divergence_is_bad_input():

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import jax
@@ -104,6 +105,25 @@ def test_latent_weights_decay_only_when_asked(asked):
     for weight, value in trained.items():
         np.testing.assert_allclose(value, expected[weight], rtol=2e-5, atol=2e-6)
     assert np.allclose(trained["latent"], oracle(options, set())["latent"]) != asked
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop"])
+def test_an_l1_norm_pulls_latent_weights_whatever_their_gradients(name):
+    """Each update takes the same share of the step size from the magnitude."""
+    options = OptimizerOptions(
+        optimizer=name, learning_rate=1e-3, schedule="constant", latent_rate=2.0, latent_l1=0.25
+    )
+    plain = train(dataclasses.replace(options, latent_l1=0.0), latent_mask=is_latent)
+    pulled = train(options, latent_mask=is_latent)
+    for weight in ("kernel", "scale"):
+        np.testing.assert_array_equal(pulled[weight], plain[weight])
+    start = params()["latent"]
+    # None of these crosses 0 on its way, so the pull has one direction throughout.
+    assert (np.sign(start) == np.sign(plain["latent"])).all()
+    step = 2.0 * 1e-3 * 0.25
+    expected = plain["latent"] - STEPS * step * np.sign(start)
+    np.testing.assert_allclose(pulled["latent"], expected, rtol=2e-5, atol=2e-6)
+    assert (np.abs(pulled["latent"]) < np.abs(plain["latent"])).all()
 
 
 def test_decay_mask_can_be_chosen():
