@@ -6,6 +6,7 @@ evaluation mode, bit for bit.
 
 import functools
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,8 +20,11 @@ from mbu_jax.errors import InputError
 from mbu_jax.images import image_to_levels
 from mbu_jax.layers import Conv3x3, NormActivation, Stem, Up, UpConv2x2
 from mbu_jax.ops.bitsliced import library
+from mbu_jax.ops.gpu import target
 from mbu_jax.ops.layouts import ChannelPacked, Layout, PixelPacked
-from mbu_jax.ops.operation import platform_known
+from mbu_jax.ops.network import forward
+from mbu_jax.ops.operation import Engine, Operation, platform_known
+from mbu_jax.ops.planning import planned_layout
 from mbu_jax.packing import (
     WORD_BITS,
     PackedConv,
@@ -128,8 +132,8 @@ def infer(params: PackedUNet, images: Array, *, implementation: str | None = Non
       params: from `pack` or a file.
       images: [B, H, W, C] or [H, W, C], float32 in [0, 1] or uint8; any H and W. They have 256
         levels, to which floats are rounded, see `mbu_jax.images.image_to_levels`.
-      implementation: name of the engine of the convolutions, or None for the best that the device
-        has.
+      implementation: name of the engine of all layers, or None for the best that the device has;
+        on CUDA it is chosen for each layer, see `mbu_jax.ops.planning`.
 
     Returns:
       Float32 logits of shape [B, H, W, classes] or [H, W, classes].
@@ -203,58 +207,37 @@ def _refuse_derivative(*_: Any) -> Any:
 def _run(
     params: PackedUNet, x: Array, implementation: str | None, keep: bool
 ) -> tuple[Array, dict[str, Array]]:
-    def pixels(params: PackedUNet, x: Array) -> tuple[Array, dict[str, Array]]:
-        return _forward(params, x, PixelPacked(implementation), keep)
-
-    def channels(params: PackedUNet, x: Array) -> tuple[Array, dict[str, Array]]:
-        return _forward(params, x, ChannelPacked(implementation), keep)
+    def on(layout: Layout[Any]) -> Callable[..., tuple[Array, dict[str, Array]]]:
+        return functools.partial(forward, layout=layout, keep=keep)
 
     if implementation == "bitsliced":
-        return pixels(params, x)
-    if implementation is None:
-        missing, platform = library.absent(), platform_known()
-        if missing is not None:
-            _tell_once(missing)
-        elif platform is None:
-            return lax.platform_dependent(params, x, cpu=pixels, default=channels)
-        elif platform == "cpu":
-            return pixels(params, x)
-    return channels(params, x)
+        return on(PixelPacked(implementation))(params, x)
+    if implementation is not None:
+        return on(ChannelPacked(implementation))(params, x)
+    default = on(ChannelPacked())
+    by_platform = {"cpu": on(PixelPacked())}
+    if library.absent() is not None:
+        by_platform["cpu"] = lambda params, x: default(params, _TELLING(x, None))
+    if target.absent() is None:
+        by_platform["cuda"] = on(planned_layout(params, x.shape))
+    platform = platform_known()
+    if platform is None:
+        return lax.platform_dependent(params, x, **by_platform, default=default)
+    return by_platform.get(platform, default)(params, x)
+
+
+def _tell(x: Array, layer: None) -> Array:
+    _tell_once()
+    return x
 
 
 @functools.cache
-def _tell_once(missing: str) -> None:
-    if jax.default_backend() == "cpu":
-        warnings.warn(f"the bitsliced engine cannot run, so xla does: {missing}", stacklevel=2)
+def _tell_once() -> None:
+    missing = library.absent()
+    warnings.warn(f"the bitsliced engine cannot run, so xla does: {missing}", stacklevel=2)
 
 
-def _forward[A](
-    params: PackedUNet, x: Array, layout: Layout[A], keep: bool
-) -> tuple[Array, dict[str, Array]]:
-    kept: dict[str, Array] = {}
-
-    def note(name: str, y: A) -> A:
-        if keep:
-            kept[name] = layout.channel_words(y)
-        return y
-
-    def apply(name: str, x: A) -> A:
-        return note(name, layout.conv(x, params.convs[name]))
-
-    def double_conv(name: str, x: A) -> A:
-        return apply(f"{name}.conv2", apply(f"{name}.conv1", x))
-
-    def up(index: int, skip: A, x: A) -> A:
-        joined = layout.join(skip, apply(f"up_ct{index}.conv", x))
-        return double_conv(f"up_c{index}", joined)
-
-    full = apply("stem.conv2", note("stem.conv1", layout.stem(x, params.stem)))
-    half = double_conv("down_c1", layout.max_pool2x2(full))
-    quarter = double_conv("down_c2", layout.max_pool2x2(half))
-    eighth = double_conv("down_c3", layout.max_pool2x2(quarter))
-    deepest = double_conv("down_c4", layout.max_pool2x2(eighth))
-    y = up(1, eighth, deepest)
-    y = up(2, quarter, y)
-    y = up(3, half, y)
-    y = up(4, full, y)
-    return layout.head(y, params.head), kept
+# Only while it is lowered does a program know that it runs on a CPU.
+_TELLING = Operation("telling", lambda x, layer: x)
+_TELLING.register(Engine("xla", lambda x, layer: x))
+_TELLING.register(Engine("telling", _tell, platforms=("cpu",)))
