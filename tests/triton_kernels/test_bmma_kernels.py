@@ -21,7 +21,7 @@ from mbu_jax.ops.up_conv2x2 import arg_specs as up_specs
 from tests.triton_kernels.compiled import Sass, compiled
 from tests.triton_kernels.simulated import gpu
 from tests.triton_kernels.test_convolution_kernels import expected
-from triton_kernels import bmma_conv3x3, bmma_tiles, bmma_up_conv2x2
+from triton_kernels import bmma_conv3x3, bmma_tiles, bmma_up_conv2x2, wgmma_tiles
 
 TARGETS = (75, 80, 86, 89, 90)
 TYPES = ("uint32", "uint32", "int32", "uint32")
@@ -40,6 +40,12 @@ SPECS = [
     (ConvSpec("eight_words", (2, 3, 9), (128, 100), 40, "masked", side=2), 80),
     (ConvSpec("eight_words", (2, 3, 9), (128, 100), 40, "binary", 2, side=2), 90),
 ]
+
+
+@pytest.fixture(autouse=True)
+def warps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave to warps also what warpgroups would multiply."""
+    monkeypatch.setattr(wgmma_tiles, "fits", lambda *_: False)
 
 
 def check(spec: ConvSpec, target: int) -> None:

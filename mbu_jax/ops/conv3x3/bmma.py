@@ -35,8 +35,7 @@ def conv3x3_bmma(x: Array, layer: PackedConv, weights: tuple[Array, Array]) -> A
     Returns:
       [B, H, W, P, ceil(K/32)] uint32.
     """
-    from triton_kernels import bmma_conv3x3
-    from triton_kernels.bmma_tiles import best_tile
+    from triton_kernels import bmma_conv3x3, bmma_tiles, wgmma_conv3x3, wgmma_tiles
 
     form = tensor_cores.form_of(layer)
     factors = tensor_cores.factor_count(layer)
@@ -45,14 +44,23 @@ def conv3x3_bmma(x: Array, layer: PackedConv, weights: tuple[Array, Array]) -> A
 
     def run(x: Array, *weights: Array) -> Array:
         batch, height, width, planes, _ = x.shape
-        launch = bmma_conv3x3.launch(
-            x.shape,
-            factors=factors,
-            exponents=exponents,
-            groups=groups,
-            form=form,
-            tile=best_tile(batch, height, width, groups),
-        )
+        if isinstance(form, bmma_tiles.Form):
+            launch = bmma_conv3x3.launch(
+                x.shape,
+                factors=factors,
+                exponents=exponents,
+                groups=groups,
+                form=form,
+                tile=bmma_tiles.best_tile(batch, height, width, groups),
+            )
+        else:
+            launch = wgmma_conv3x3.launch(
+                x.shape,
+                factors=factors,
+                groups=groups,
+                slab=form,
+                tile=wgmma_tiles.best_tile(batch, height, width, groups),
+            )
         shape = (batch, height, width, planes, groups)
         return call(launch, jax.ShapeDtypeStruct(shape, jnp.uint32), x, *weights)
 

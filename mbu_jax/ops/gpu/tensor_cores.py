@@ -27,11 +27,13 @@ from jax import Array, lax
 from mbu_jax.ops.counting import least_agreements
 from mbu_jax.ops.gpu.target import absent as kernels_absent
 from mbu_jax.ops.gpu.target import target
+from mbu_jax.ops.gpu.warpgroups import arranged_slabs
 from mbu_jax.ops.gpu.weights import NEVER
-from mbu_jax.packing import WORD_BITS, PackedConv, valid_bits
+from mbu_jax.packing import WORD_BITS, PackedConv, valid_bits, word_count
 
 if TYPE_CHECKING:
     from triton_kernels.bmma_tiles import Form
+    from triton_kernels.wgmma_tiles import Slab
 
 FIRST_EMULATED = 100
 """The first compute capability that multiplies one-bit matrices in software."""
@@ -54,20 +56,25 @@ def absent() -> str | None:
     return None
 
 
-def form_of(layer: PackedConv) -> Form:
+def form_of(layer: PackedConv) -> Form | Slab:
     """Choose the instruction for a layer on the GPU that it is lowered for.
 
     Args:
       layer: the layer.
 
     Returns:
-      The form.
+      A form of the products of warps, or a slab of those of warpgroups.
     """
     from triton_kernels.bmma_tiles import best_form
+    from triton_kernels.wgmma_tiles import best_slab, fits
 
     capability = target()
     assert capability is not None, "an engine that is not absent has a target"
-    return best_form(capability, taps=_taps(layer), words=layer.positive.shape[3])
+    taps, words, factors = _taps(layer), layer.positive.shape[3], factor_count(layer)
+    groups = word_count(layer.out_channels) * (4 if layer.transposed else 1)
+    if fits(capability, taps, words, factors, exponent_count(layer), groups):
+        return best_slab(taps, words, factors)
+    return best_form(capability, taps=taps, words=words)
 
 
 def factor_count(layer: PackedConv) -> int:
@@ -95,7 +102,7 @@ def exponent_count(layer: PackedConv) -> int:
 
 
 @functools.partial(jax.jit, static_argnames="form")
-def arranged_factors(layer: PackedConv, form: Form) -> Array:
+def arranged_factors(layer: PackedConv, form: Form | Slab) -> Array:
     """Order the weights so that a warp reads one stretch of memory from end to end.
 
     Args:
@@ -104,8 +111,11 @@ def arranged_factors(layer: PackedConv, form: Form) -> Array:
 
     Returns:
       uint32 [G, E, steps, F, 4, 8, 4, L], blocks of 8 channels, channels, and members of a step;
-      of a transposed convolution 4 G groups, tap after tap.
+      of a transposed convolution 4 G groups, tap after tap. For warpgroups as
+      `mbu_jax.ops.gpu.warpgroups` has them.
     """
+    from triton_kernels.bmma_tiles import Form
+
     planes = _factors(layer, by_and=form.by_and)  # [E, F, h, w, K, N]
     exponents, factors, _, _, outputs, words = planes.shape
     planes = jnp.pad(planes, ((0, 0),) * 4 + ((0, -outputs % WORD_BITS), (0, 0)))
@@ -113,6 +123,8 @@ def arranged_factors(layer: PackedConv, form: Form) -> Array:
         planes = planes.transpose(2, 3, 4, 0, 1, 5)  # a tap and an output are a channel
     else:
         planes = planes.transpose(4, 0, 1, 2, 3, 5)
+    if not isinstance(form, Form):
+        return arranged_slabs(planes.reshape(-1, factors, _taps(layer), words), form)
     depth = _taps(layer) * words
     planes = planes.reshape(-1, exponents, factors, depth)
     steps = form.steps(depth)
@@ -123,7 +135,7 @@ def arranged_factors(layer: PackedConv, form: Form) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames="form")
-def arranged_least(layer: PackedConv, form: Form) -> Array:
+def arranged_least(layer: PackedConv, form: Form | Slab) -> Array:
     """Turn thresholds into the fewest counts that reach them.
 
     Args:

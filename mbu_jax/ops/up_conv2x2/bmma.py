@@ -35,8 +35,7 @@ def up_conv2x2_bmma(x: Array, layer: PackedConv, weights: tuple[Array, Array]) -
     Returns:
       [B, 2H, 2W, P, ceil(K/32)] uint32.
     """
-    from triton_kernels import bmma_up_conv2x2
-    from triton_kernels.bmma_tiles import best_tile
+    from triton_kernels import bmma_tiles, bmma_up_conv2x2, wgmma_tiles, wgmma_up_conv2x2
 
     form = tensor_cores.form_of(layer)
     factors = tensor_cores.factor_count(layer)
@@ -45,14 +44,23 @@ def up_conv2x2_bmma(x: Array, layer: PackedConv, weights: tuple[Array, Array]) -
 
     def run(x: Array, *weights: Array) -> Array:
         batch, height, width, planes, _ = x.shape
-        launch = bmma_up_conv2x2.launch(
-            x.shape,
-            factors=factors,
-            exponents=exponents,
-            groups=groups,
-            form=form,
-            tile=best_tile(1, batch * height, width, 4 * groups),
-        )
+        if isinstance(form, bmma_tiles.Form):
+            launch = bmma_up_conv2x2.launch(
+                x.shape,
+                factors=factors,
+                exponents=exponents,
+                groups=groups,
+                form=form,
+                tile=bmma_tiles.best_tile(1, batch * height, width, 4 * groups),
+            )
+        else:
+            launch = wgmma_up_conv2x2.launch(
+                x.shape,
+                factors=factors,
+                groups=groups,
+                slab=form,
+                tile=wgmma_tiles.best_stretch(batch * height * width, 4 * groups),
+            )
         shape = (batch, 2 * height, 2 * width, planes, groups)
         return call(launch, jax.ShapeDtypeStruct(shape, jnp.uint32), x, *weights)
 
