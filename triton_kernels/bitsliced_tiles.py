@@ -1,8 +1,10 @@
 """What one program of a bit-sliced convolution computes."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from triton_kernels.launch import cdiv
+from triton_kernels.tuned import shape_key
 
 _ENOUGH_BLOCKS = 256  # two for every multiprocessor of a large GPU
 _MOST_SLICES = 12  # of four words: ptxas spills with more
@@ -23,9 +25,10 @@ class Tile:
 
 
 def best_tile(
-    channels: int, height: int, words: int, *, images: int, planes: int, makers: int = 1
-) -> Tile:
-    """Choose a tile by rules of thumb.
+    channels: int, height: int, words: int, *, images: int, planes: int, makers: int = 1,
+    measured: Mapping[str, Mapping[str, int]] | None = None,
+) -> Tile:  # fmt: skip
+    """Choose a tile: one that was measured, else by rules of thumb.
 
     Args:
       channels: of the output.
@@ -34,15 +37,21 @@ def best_tile(
       images: of the batch.
       planes: of an activation; two take the registers of half the words.
       makers: programs that the same words have for the same channels.
+      measured: fastest tiles of the kernel on this device, as `triton_kernels.tuned` has them.
 
     Returns:
-      As many words a thread as a row and 32 threads allow, as many outputs as leave work for
-      all multiprocessors.
+      The tile; by rules of thumb as many words a thread as a row and 32 threads allow, as many
+      outputs as leave work for all multiprocessors.
 
     Example:
       >>> best_tile(channels=64, height=512, words=16, images=1, planes=1)
       Tile(outputs=16, vector=4)
     """
+    key = shape_key(
+        channels=channels, height=height, words=words, images=images, planes=planes, makers=makers
+    )
+    if measured and key in measured:
+        return Tile(**measured[key])
     vector = 4 // planes
     while vector > 1 and (words % vector or 32 * vector >= 2 * height * words):
         vector //= 2

@@ -1,8 +1,10 @@
 """Which instruction multiplies one-bit matrices, and what one program of a convolution computes."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from triton_kernels.launch import cdiv
+from triton_kernels.tuned import shape_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,22 +93,30 @@ class Tile:
 _PROGRAMS = 264  # two for every multiprocessor of the largest device
 
 
-def best_tile(batch: int, height: int, width: int, groups: int) -> Tile:
-    """Choose a tile by rules of thumb.
+def best_tile(
+    batch: int, height: int, width: int, groups: int,
+    measured: Mapping[str, Mapping[str, int]] | None = None,
+) -> Tile:  # fmt: skip
+    """Choose a tile: one that was measured, else by rules of thumb.
 
     Args:
       batch: images.
       height: of an image in pixels.
       width: of an image in pixels.
       groups: of 32 output channels.
+      measured: fastest tiles of the kernel on this device, as `triton_kernels.tuned` has them.
 
     Returns:
-      The largest tile that keeps the device busy; of its shapes that which wastes fewest pixels.
+      The tile; by rules of thumb the largest that keeps the device busy, of its shapes that which
+      wastes fewest pixels.
 
     Example:
       >>> best_tile(1, 512, 512, groups=2)
       Tile(columns=16, blocks=4, pixel_warps=2, group_warps=2, registers=168)
     """
+    key = shape_key(batch=batch, height=height, width=width, groups=groups)
+    if measured and key in measured:
+        return Tile(**measured[key])
     group_warps = 2 - groups % 2
 
     def programs(tile: Tile) -> int:

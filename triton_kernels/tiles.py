@@ -1,8 +1,10 @@
 """What one program of a convolution computes, and how."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from triton_kernels.launch import cdiv
+from triton_kernels.tuned import shape_key
 
 _PIXELS = 64  # 4 pixels of 4 channels a thread: enough is counted for every word loaded
 
@@ -49,21 +51,29 @@ def tile_shape(height: int, width: int, pixels: int) -> tuple[int, int]:
     return pixels // columns, columns
 
 
-def best_tile(x: tuple[int, ...], weight_planes: int) -> Tile:
-    """Choose a convolution's tile by rules of thumb.
+def best_tile(
+    x: tuple[int, ...], weight_planes: int, measured: Mapping[str, Mapping[str, int]] | None = None
+) -> Tile:
+    """Choose a convolution's tile: one that was measured, else by rules of thumb.
 
     Args:
       x: shape of the input words, B, H, W, P and N.
       weight_planes: 1 of a binary layer, 2 of a masked one, 4 with powers of two.
+      measured: fastest tiles of the kernel on this device, as `triton_kernels.tuned` has them.
 
     Returns:
-      64 pixels, and a chunk that fits the registers.
+      The tile; by rules of thumb 64 pixels, and a chunk that fits the registers.
 
     Example:
       >>> best_tile((1, 30, 40, 1, 8), weight_planes=2)
       Tile(rows=8, columns=8, chunk=2, warps=4, registers=168)
     """
     _, height, width, planes, words = x
+    key = shape_key(
+        height=height, width=width, planes=planes, words=words, weight_planes=weight_planes
+    )
+    if measured and key in measured:
+        return Tile(**measured[key])
     chunk = 2 if words % 2 == 0 and planes == 1 and weight_planes <= 2 else 1
     # Three blocks of a multiprocessor, or two where there is most to hold.
     registers = 168 if planes * weight_planes < 8 else 200

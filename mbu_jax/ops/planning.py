@@ -18,9 +18,10 @@ from jax import Array
 
 from mbu_jax.errors import InputError
 from mbu_jax.ops.gpu import costs, target
-from mbu_jax.ops.gpu.cost_rates import Rates, published_rates
+from mbu_jax.ops.gpu.cost_rates import Rates
 from mbu_jax.ops.gpu.costs import ASSUMED_DENSITY, Activations, Work
 from mbu_jax.ops.gpu.tensor_cores import FIRST_EMULATED
+from mbu_jax.ops.gpu.tuning import device_rates
 from mbu_jax.ops.layouts import Layout, LayoutName, Mixed, Place
 from mbu_jax.ops.network import forward
 from mbu_jax.packing import PackedConv, PackedHead, PackedStem, PackedUNet
@@ -144,13 +145,15 @@ def planned_layout(params: PackedUNet, shape: Sequence[int]) -> Layout[Any]:
 
     Returns:
       A layout that runs the network so on ``cuda``, and as well as it can elsewhere.
+
+    Raises:
+      InputError: where what was measured on the GPU here cannot be read.
     """
     capability = target.target()
     assert capability is not None, "the caller has asked whether kernels are absent"
+    rates = device_rates(capability)[1]
     images = shape[0] if isinstance(shape[0], int) else 1
-    chosen = plan(
-        params, (images, *shape[1:]), capability=capability, rates=published_rates(capability)
-    )
+    chosen = plan(params, (images, *shape[1:]), capability=capability, rates=rates)
     return Mixed(
         {name: Place(place.layout, f"{place.engine}@cuda") for name, place in chosen.places.items()}
     )

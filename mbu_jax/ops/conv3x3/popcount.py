@@ -6,6 +6,7 @@ from jax import Array
 
 from mbu_jax.ops.batches import split_over_batch
 from mbu_jax.ops.gpu.calls import call
+from mbu_jax.ops.gpu.tuning import measured_tiles
 from mbu_jax.ops.gpu.weights import arranged_least, arranged_planes, plane_count
 from mbu_jax.packing import PackedConv, word_count
 
@@ -22,8 +23,8 @@ def arrange(x: jax.ShapeDtypeStruct, layer: PackedConv) -> tuple[Array, Array]:
     """
     from triton_kernels.tiles import best_tile
 
-    chunk = best_tile(x.shape, plane_count(layer)).chunk
-    return arranged_planes(layer, chunk), arranged_least(layer)
+    tile = best_tile(x.shape, plane_count(layer), measured=measured_tiles("conv3x3"))
+    return arranged_planes(layer, tile.chunk), arranged_least(layer)
 
 
 def conv3x3_popcount(x: Array, layer: PackedConv, weights: tuple[Array, Array]) -> Array:
@@ -42,7 +43,7 @@ def conv3x3_popcount(x: Array, layer: PackedConv, weights: tuple[Array, Array]) 
 
     weight_planes = plane_count(layer)
     groups = word_count(layer.out_channels)
-    tile = best_tile(x.shape, weight_planes)
+    tile = best_tile(x.shape, weight_planes, measured=measured_tiles("conv3x3"))
 
     def run(x: Array, *weights: Array) -> Array:
         launch = conv3x3.launch(x.shape, weight_planes=weight_planes, groups=groups, tile=tile)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 
 from mbu_jax.ops.gpu.cost_rates import Rates
+from mbu_jax.ops.gpu.tuning import measured_tiles
 from mbu_jax.packing import PackedConv, word_count
 
 ASSUMED_DENSITY = 0.3
@@ -139,7 +140,8 @@ def popcount_conv(x: Activations, layer: PackedConv) -> list[Work]:
         _taps(layer),
         4 if layer.transposed else 1,
     )
-    tile = best_tile(x.words, weight_planes)
+    kernel = "up_conv2x2" if layer.transposed else "conv3x3"
+    tile = best_tile(x.words, weight_planes, measured=measured_tiles(kernel))
     tiles = _tiles(x, tile.rows, tile.columns, joined=layer.transposed)
     words = tile.rows * tile.columns * 32 * taps * x.planes * x.words[4]
     # An adder leaves two of three words to count; with powers of two there are three counts.
@@ -171,9 +173,11 @@ def bmma_conv(x: Activations, layer: PackedConv, capability: int) -> list[Work]:
     images, height, width, planes, words = x.words
     taps, groups = _taps(layer), word_count(layer.out_channels)
     form = best_form(capability, taps=taps, words=words)
+    kernel = "bmma_conv3x3"
     if layer.transposed:
         images, height, groups = 1, images * height, 4 * groups
-    tile = best_tile(images, height, width, groups)
+        kernel = "bmma_up_conv2x2"
+    tile = best_tile(images, height, width, groups, measured=measured_tiles(kernel))
     tiles = _tiles(x, tile.rows, tile.columns, joined=layer.transposed)
     factors = 1 if layer.precision == "binary" else 2
     exponents = 3 if layer.precision == "pow2" else 1
@@ -205,7 +209,7 @@ def bitsliced_conv(x: Activations, layer: PackedConv, density: float) -> list[Wo
     Returns:
       Work of each kernel, or None where planes are beyond the kernels' offsets.
     """
-    from triton_kernels.bitsliced_tiles import best_tile
+    from triton_kernels.bitsliced_tiles import best_tile, fitting
 
     images, planes, inputs, height, row = x.pixels
     channels, taps, makers = layer.out_channels, _taps(layer), 2 if layer.transposed else 1
@@ -213,10 +217,15 @@ def bitsliced_conv(x: Activations, layer: PackedConv, density: float) -> list[Wo
     copied = 4 * images * planes * (inputs + 1) * math.prod(copies) * row
     if copied >= 4 * images * _OFFSETS:
         return None
-    tile = best_tile(channels, height, row, images=images, planes=planes, makers=makers)
+    kernel = "bitsliced_up_conv2x2" if layer.transposed else "bitsliced_conv3x3"
+    tile = best_tile(
+        channels, height, row, images=images, planes=planes, makers=makers,
+        measured=measured_tiles(kernel),
+    )  # fmt: skip
     levels, magnitudes = 2**planes - 1, 3 if layer.precision == "pow2" else 1
     largest = levels * (4 if magnitudes == 3 else 1) * taps * inputs
     slices = max(8, (largest + 1).bit_length() + 1)
+    tile = fitting(tile, slices=slices, lists=2 * magnitudes)
     entries = taps * inputs * (1.0 if layer.precision == "binary" else density)
     # Sixteen at a time, and of no list fewer than of another of the group.
     rounds = 2 * magnitudes * math.ceil(entries / (2 * magnitudes) / 16) * planes

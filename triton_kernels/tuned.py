@@ -1,0 +1,257 @@
+"""What was measured on a kind of GPU: its ceilings, and the tiles that were fastest.
+
+One JSON file a device, ``triton_kernels/tuned/<slug>.json``; the slug of "NVIDIA H100 80GB HBM3" is
+``nvidia-h100-80gb-hbm3``. It is read where such a device is at hand. Where there is none, or no
+tile for a shape, rules of thumb choose. The file is an object of
+
+- ``device``: its name, as CUDA gives it;
+- ``compute_capability``: major version times ten plus the minor;
+- ``multiprocessors``: how many it has;
+- ``ceilings``: an object of numbers a second, the most that was measured with all multiprocessors
+  busy: ``copy_bytes`` (read plus written), ``lop3`` and ``popc`` (of a thread's 32 bits),
+  ``bmma`` (one-bit multiply-accumulates; null where there are none);
+- ``tiles``: by kernel's name and by `shape_key` of what its tile may depend on, an object of the
+  tile's fields:
+
+| kernels | shape | tile |
+|---|---|---|
+| conv3x3, up_conv2x2 | height, width, planes, words, weight_planes | of `triton_kernels.tiles` |
+| bmma_conv3x3, bmma_up_conv2x2 | batch, height, width, groups | of `triton_kernels.bmma_tiles` |
+| bitsliced_conv3x3, bitsliced_up_conv2x2 | channels, height, words, images, planes, makers | of
+  `triton_kernels.bitsliced_tiles` |
+
+Shapes are the arguments of ``best_tile`` in these modules. Those of the first two kernels leave the
+batch out: the weights are arranged for a tile before the batch is known.
+"""
+
+import dataclasses
+import functools
+import importlib.resources
+import json
+import math
+import re
+from collections.abc import Callable, Container, Mapping
+from importlib.resources.abc import Traversable
+from typing import Any
+
+_MOST_BYTES = 1 << 22
+
+
+@dataclasses.dataclass(frozen=True)
+class Ceilings:
+    """What a device does in a second at most.
+
+    Attributes:
+      copy_bytes: bytes of memory read plus those written.
+      lop3: three-input logic operations on 32 bits.
+      popc: counts of a word's bits.
+      bmma: one-bit multiply-accumulates on Tensor Cores, or None where there are none.
+    """
+
+    copy_bytes: float
+    lop3: float
+    popc: float
+    bmma: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """One device's file.
+
+    Attributes:
+      device: name of the device.
+      compute_capability: major version times ten plus the minor.
+      multiprocessors: how many it has.
+      ceilings: what it does at most.
+      tiles: by kernel and shape's key, fields of the tile.
+    """
+
+    device: str
+    compute_capability: int
+    multiprocessors: int
+    ceilings: Ceilings
+    tiles: Mapping[str, Mapping[str, Mapping[str, int]]]
+
+
+type Sizes = Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """What kernels take.
+
+    Attributes:
+      sizes: names of what a shape's key holds.
+      fields: values that a tile's fields may have.
+      fits: whether a tile's fields go together, and with the sizes.
+    """
+
+    sizes: tuple[str, ...]
+    fields: Mapping[str, Container[int]]
+    fits: Callable[[Sizes, Sizes], bool]
+
+
+_POWERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_REGISTERS = range(32, 256, 8)
+_ALL_REGISTERS = 2048  # of a multiprocessor, for each lane
+_POPCOUNT = _Rule(
+    sizes=("height", "width", "planes", "words", "weight_planes"),
+    fields={
+        "rows": _POWERS,
+        "columns": _POWERS,
+        "chunk": (1, 2, 4),
+        "warps": (1, 2, 4, 8),
+        "registers": _REGISTERS,
+    },
+    fits=lambda shape, tile: (
+        shape["words"] % tile["chunk"] == 0
+        and tile["rows"] * tile["columns"] >= 4 * tile["warps"]
+        and tile["registers"] * tile["warps"] <= _ALL_REGISTERS
+    ),
+)
+_BMMA = _Rule(
+    sizes=("batch", "height", "width", "groups"),
+    fields={
+        "columns": (8, 16, 32, 64),
+        "blocks": (1, 2, 4),
+        "pixel_warps": (1, 2, 4, 8),
+        "group_warps": (1, 2, 4),
+        "registers": _REGISTERS,
+    },
+    fits=lambda shape, tile: (
+        shape["groups"] % tile["group_warps"] == 0
+        and 16 * tile["blocks"] * tile["pixel_warps"] % tile["columns"] == 0
+        and tile["registers"] * tile["pixel_warps"] * tile["group_warps"] <= _ALL_REGISTERS
+    ),
+)
+_BITSLICED = _Rule(
+    sizes=("channels", "height", "words", "images", "planes", "makers"),
+    fields={"outputs": (1, 2, 4, 8, 16), "vector": (1, 2, 4)},
+    fits=lambda shape, tile: shape["words"] % tile["vector"] == 0,
+)
+_RULES = {
+    "conv3x3": _POPCOUNT,
+    "up_conv2x2": _POPCOUNT,
+    "bmma_conv3x3": _BMMA,
+    "bmma_up_conv2x2": _BMMA,
+    "bitsliced_conv3x3": _BITSLICED,
+    "bitsliced_up_conv2x2": _BITSLICED,
+}
+
+
+class TunedFileError(ValueError):
+    """A file that is not what this module describes, named with what is wrong."""
+
+
+def slug(device: str) -> str:
+    """Turn a device's name into that of its file, but for the ending.
+
+    Args:
+      device: as CUDA gives it.
+
+    Returns:
+      Small letters, digits and dashes.
+
+    Example:
+      >>> slug("NVIDIA GeForce RTX 4090")
+      'nvidia-geforce-rtx-4090'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
+def shape_key(**sizes: int) -> str:
+    """Name a shape.
+
+    Args:
+      **sizes: what the tile depends on.
+
+    Returns:
+      The key.
+
+    Example:
+      >>> shape_key(height=512, groups=2)
+      'height=512 groups=2'
+    """
+    return " ".join(f"{name}={size}" for name, size in sizes.items())
+
+
+@functools.cache
+def load(device: str, folder: Traversable | None = None) -> Tuned | None:
+    """Read what was measured on a device; once in a process.
+
+    Args:
+      device: its name, as CUDA gives it.
+      folder: of the files; by default that beside this module.
+
+    Returns:
+      The file's content, or None where there is none.
+
+    Raises:
+      TunedFileError: where the file is not what this module describes.
+    """
+    if folder is None:
+        folder = importlib.resources.files("triton_kernels") / "tuned"
+    file = folder / f"{slug(device)}.json"
+    if not file.is_file():
+        return None
+    with file.open("rb") as stream:
+        content = stream.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise TunedFileError(f"{file} has more than {_MOST_BYTES} bytes")
+    try:
+        return _parsed(json.loads(content), device)
+    except (ValueError, RecursionError) as error:
+        raise TunedFileError(f"{file} is no file of measured tiles: {error}") from error
+
+
+def _parsed(content: Any, device: str) -> Tuned:
+    fields = _object(content, "the file", tuple(field.name for field in dataclasses.fields(Tuned)))
+    _require(fields["device"] == device, f"device is {fields['device']!r}, not {device!r}")
+    names = tuple(field.name for field in dataclasses.fields(Ceilings))
+    ceilings = _object(fields["ceilings"], "ceilings", names)
+    for name, rate in ceilings.items():
+        allowed = (name == "bmma" and rate is None) or (
+            type(rate) in (int, float) and 0 < rate < math.inf
+        )
+        _require(allowed, f"ceilings.{name} is {rate!r}, no number above 0")
+    _require(isinstance(fields["tiles"], dict), "tiles is no object")
+    for kernel, shapes in fields["tiles"].items():
+        _require(kernel in _RULES, f"tiles names {kernel!r}; kernels are {', '.join(_RULES)}")
+        _require(isinstance(shapes, dict), f"tiles.{kernel} is no object")
+        for key, tile in shapes.items():
+            _check_tile(_RULES[kernel], key, tile, f"tiles.{kernel}[{key!r}]")
+    return Tuned(
+        device=device,
+        compute_capability=_whole(fields["compute_capability"], "compute_capability"),
+        multiprocessors=_whole(fields["multiprocessors"], "multiprocessors"),
+        ceilings=Ceilings(**ceilings),
+        tiles=fields["tiles"],
+    )
+
+
+def _check_tile(rule: _Rule, key: str, tile: Any, name: str) -> None:
+    pairs = [part.partition("=") for part in key.split(" ")]
+    sizes = {size: int(number) for size, _, number in pairs if re.fullmatch(r"[0-9]{1,9}", number)}
+    _require(key == shape_key(**sizes) and (*sizes,) == rule.sizes, f"{name} is no shape of these "
+             f"kernels, which have {', '.join(rule.sizes)}")  # fmt: skip
+    fields = _object(tile, name, (*rule.fields,))
+    for field, values in rule.fields.items():
+        number = _whole(fields[field], f"{name}.{field}")
+        _require(number in values, f"{name}.{field} is {number}")
+    _require(rule.fits(sizes, fields), f"{name} does not fit its shape")
+
+
+def _object(value: Any, name: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    _require(isinstance(value, dict) and value.keys() == {*keys}, f"{name} must be an object of "
+             f"{', '.join(keys)}")  # fmt: skip
+    return value
+
+
+def _whole(value: Any, name: str) -> int:
+    _require(type(value) is int and value > 0, f"{name} is {value!r}, no whole number above 0")
+    return value
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
