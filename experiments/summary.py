@@ -6,6 +6,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 from experiments import command
 from mbu_jax.packing import PackedUNet
@@ -13,6 +14,8 @@ from mbu_jax.saving import load_packed
 from mbu_jax.summary import summary
 from mbu_jax.train.checkpoints import load_run
 from mbu_jax.unet import UNet
+
+Platform = Literal["cpu", "cuda", "rocm", "tpu"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,13 @@ class SummaryConfig:
     implementation: str | None = None
     """Engine of the packed convolutions; by default the best that the device has."""
 
+    platform: Platform | None = None
+    """Where the network would run; by default here, or on cuda with a compute capability."""
+
+    compute_capability: int | None = None
+    """Of the GPU, which need not be here: 90 for an H100. Its engines are chosen by predictions,
+    which are printed."""
+
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -36,7 +46,13 @@ def main() -> None:
     """Parse the command line and print."""
     options = command.parse(SummaryConfig, {"default": SummaryConfig()})
     network = _load(options.model)
-    result = summary(network, image_size=options.image_size, implementation=options.implementation)
+    result = summary(
+        network,
+        image_size=options.image_size,
+        implementation=options.implementation,
+        platform=options.platform,
+        compute_capability=options.compute_capability,
+    )
     print(result.to_json() if options.json else result)
 
 

@@ -2,28 +2,28 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from mbu_jax.architecture import LAYER_NAMES, ConvShape, padded_size, unet_layers
+from mbu_jax.chosen_engines import ChosenEngine, Prediction, chosen_engines
 from mbu_jax.errors import InputError
 from mbu_jax.inference import pack
 from mbu_jax.layers import Precision, Up
-from mbu_jax.ops.conv3x3.primitive import OPERATION as CONV3X3
-from mbu_jax.ops.head.primitive import OPERATION as HEAD
-from mbu_jax.ops.operation import Operation
-from mbu_jax.ops.stem.primitive import OPERATION as STEM
-from mbu_jax.ops.up_conv2x2.primitive import OPERATION as UP_CONV2X2
 from mbu_jax.packing import PackedConv, PackedUNet, unet_template, word_count
 from mbu_jax.unet import UNet, UNetConfig
 
 type Kind = Literal["float", "integer", "binary", "masked", "pow2"]
 KINDS: tuple[Kind, ...] = ("float", "integer", "binary", "masked", "pow2")
 
-_KIND_OF: dict[Precision, Kind] = {
+type Label = Precision | Literal["int16"]
+"""What weights are: int16 are those of a packed stem."""
+
+_KIND_OF: dict[Label, Kind] = {
+    "int16": "integer",
     "float32": "float",
     "int8": "integer",
     "int4": "integer",
@@ -57,8 +57,9 @@ class LayerSummary:
       activation_bytes: bytes of the output of one image.
       float_parameter_bytes: what the parameters would take in float32, one bias a channel.
       float_activation_bytes: what the output would take in float32.
-      engine: name of what computes it here.
+      engine: name of what computes it.
       reason: why that one.
+      microseconds: what it is predicted to take on a GPU, or None where nothing is predicted.
     """
 
     name: str
@@ -66,7 +67,7 @@ class LayerSummary:
     in_channels: int
     out_channels: int
     transposed: bool
-    precision: Precision
+    precision: Label
     weights: int
     density: float
     macs: int
@@ -78,6 +79,7 @@ class LayerSummary:
     float_activation_bytes: int
     engine: str
     reason: str
+    microseconds: float | None = None
 
     @property
     def kind(self) -> Kind:
@@ -95,6 +97,7 @@ class Summary:
       activation_bits: 1, 2, or 32 for a full-precision network.
       packed: whether bytes are those of packed words; if not, of the float32 model.
       layers: every convolution in network order.
+      prediction: what the whole network is predicted to take on a GPU, or None.
     """
 
     height: int
@@ -102,6 +105,7 @@ class Summary:
     activation_bits: int
     packed: bool
     layers: tuple[LayerSummary, ...]
+    prediction: Prediction | None = None
 
     def total(self, attribute: str) -> int:
         """Add up one attribute of the layers.
@@ -144,7 +148,7 @@ class Summary:
 
         Returns:
           An object with ``image_size``, ``activation_bits``, ``packed``, ``layers``, ``totals``,
-          ``float32`` and ``ratios``.
+          ``float32``, ``ratios`` and ``prediction``, which is null where there is none.
         """
         totals = ("weights", "macs", "nonzero_macs", "bitsliced_macs", "parameter_bytes",
                   "activation_bytes")  # fmt: skip
@@ -160,6 +164,7 @@ class Summary:
                 "activation_bytes": self.total("float_activation_bytes"),
             },
             "ratios": self.ratios(),
+            "prediction": self.prediction and dataclasses.asdict(self.prediction),
         }
         return json.dumps(content, indent=2)
 
@@ -185,7 +190,14 @@ class Summary:
         split = len(rows)
         kinds = [f"{name} {_count(n)}" for name, n in self.macs_by_kind().items() if n]
         bitsliced = self.total("bitsliced_macs")
-        reasons = dict.fromkeys((layer.engine, layer.reason) for layer in self.layers)
+        engines = [f"engine {layer.engine}: {layer.reason}" for layer in self.layers]
+        if self.prediction is not None:
+            engines = [f"{layer.name}: {layer.engine}, {layer.reason}" for layer in self.layers]
+            engines.append(
+                f"predicted for the {self.prediction.device} (compute capability "
+                f"{self.prediction.compute_capability}), not measured: one image takes "
+                f"{self.prediction.microseconds:.1f} us, with pools and changes of layout"
+            )
         return "\n".join(
             [
                 f"one image of {self.height}x{self.width}, activations of "
@@ -197,7 +209,7 @@ class Summary:
                 *lines[split:],
                 f"MAC by kind: {', '.join(kinds)}",
                 *([f"one-bit MAC of the bitsliced engine: {_count(bitsliced)}"] * bool(bitsliced)),
-                *(f"engine {engine}: {reason}" for engine, reason in reasons),
+                *dict.fromkeys(engines),
             ]
         )
 
@@ -207,6 +219,8 @@ def summary(
     *,
     image_size: tuple[int, int] = (512, 512),
     implementation: str | None = None,
+    platform: str | None = None,
+    compute_capability: int | None = None,
 ) -> Summary:
     """Describe every layer of a network: shape, density, work, bytes, engine.
 
@@ -215,12 +229,17 @@ def summary(
         those that packing gives, or those of its float32 arrays where it cannot be packed.
       image_size: height and width of the image in pixels.
       implementation: engine of the packed convolutions, as for `mbu_jax.infer`.
+      platform: where it would run, ``cpu``, ``cuda``, ``rocm`` or ``tpu``; by default here, or on
+        ``cuda`` where a compute capability is given.
+      compute_capability: of the GPU, which need not be here, 90 for an H100; by default that of the
+        GPU here. On GPUs the engine of a layer is the one predicted to take least time.
 
     Returns:
       The summary.
 
     Raises:
-      InputError: for a size below 1, or an engine that is unknown or cannot run here.
+      InputError: for a size below 1, an engine that is unknown or cannot run there, or a GPU that
+        is neither here nor named.
 
     Example:
       >>> config = UNetConfig.preset("binary", width=32)
@@ -234,10 +253,14 @@ def summary(
       one image of 512x512, activations of 1 bit
     """
     height, width = image_size
-    padded_size(height, width)  # checks
+    padded = padded_size(height, width)
     if isinstance(network, PackedUNet):
-        layers = _packed_layers(network, height, width, implementation)
-        return Summary(height, width, network.activation_bits, True, tuple(layers))
+        engines, prediction = chosen_engines(
+            network, padded, implementation, platform, compute_capability
+        )
+        layers = _packed_layers(network, height, width, engines)
+        bits = network.activation_bits
+        return Summary(height, width, bits, True, tuple(layers), prediction)
     try:
         unet_template(network.config)
     except InputError as obstacle:
@@ -245,7 +268,13 @@ def summary(
         layers = _model_layers(network, height, width, reason)
         bits = network.config.quantization.activation_bits
         return Summary(height, width, bits, False, tuple(layers))
-    return summary(pack(network), image_size=image_size, implementation=implementation)
+    return summary(
+        pack(network),
+        image_size=image_size,
+        implementation=implementation,
+        platform=platform,
+        compute_capability=compute_capability,
+    )
 
 
 def _convolutions(config: UNetConfig) -> Iterator[tuple[str, str, ConvShape]]:
@@ -257,32 +286,27 @@ def _convolutions(config: UNetConfig) -> Iterator[tuple[str, str, ConvShape]]:
 
 
 def _packed_layers(
-    params: PackedUNet, height: int, width: int, implementation: str | None
+    params: PackedUNet, height: int, width: int, engines: Mapping[str, ChosenEngine]
 ) -> Iterator[LayerSummary]:
-    platform = _platform()
     bits = params.activation_bits
     for name, _, shape in _convolutions(params.config):
-        operation: Operation
-        precision: Precision = "float32"
+        precision: Label = "float32"
         channel_bytes, visited = 4.0, 0
         if name == "head":
-            layer, operation = params.head, HEAD
+            layer = params.head
         elif name == "stem.conv1":
-            layer, operation = params.stem, STEM
+            layer, precision = params.stem, "int16"
         else:
             layer = params.convs[name]
-            operation = UP_CONV2X2 if layer.transposed else CONV3X3
             precision = layer.precision
         if name != "head":
             channel_bytes = 4 * bits * word_count(shape.out_channels) / shape.out_channels
         if isinstance(layer, PackedConv):
             density = layer.density
             visited = bits * _visited_weights(layer)
-            choice = operation.choose(platform, implementation)
         else:
             density = np.count_nonzero(np.asarray(layer.weight)) / layer.weight.size
-            names = [engine.name for engine in operation.engines]
-            choice = operation.choose(platform, implementation if implementation in names else None)
+        engine = engines[name]
         yield _layer(
             name,
             shape,
@@ -292,8 +316,7 @@ def _packed_layers(
             visited=visited,
             parameter_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(layer)),
             channel_bytes=channel_bytes,
-            engine=choice.engine.name,
-            reason=choice.reason,
+            engine=engine,
         )
 
 
@@ -331,8 +354,7 @@ def _model_layers(model: UNet, height: int, width: int, reason: str) -> Iterator
             visited=0,
             parameter_bytes=4 * (shape.weights + shape.out_channels),
             channel_bytes=4,
-            engine="model",
-            reason=f"in float32, not packed: {reason}",
+            engine=ChosenEngine("model", f"in float32, not packed: {reason}"),
         )
 
 
@@ -341,13 +363,12 @@ def _layer(
     shape: ConvShape,
     image_size: tuple[int, int],
     *,
-    precision: Precision,
+    precision: Label,
     density: float,
     visited: int,
     parameter_bytes: int,
     channel_bytes: float,
-    engine: str,
-    reason: str,
+    engine: ChosenEngine,
 ) -> LayerSummary:
     height, width = padded_size(*image_size)
     outputs = (height // shape.scale) * (width // shape.scale) * shape.out_channels
@@ -369,17 +390,10 @@ def _layer(
         activation_bytes=round(outputs * channel_bytes),
         float_parameter_bytes=4 * (shape.weights + shape.out_channels),
         float_activation_bytes=4 * outputs,
-        engine=engine,
-        reason=reason,
+        engine=engine.name,
+        reason=engine.reason,
+        microseconds=engine.microseconds,
     )
-
-
-def _platform() -> str:
-    """The default device's platform as engines call it."""
-    device = jax.devices()[0]
-    if device.platform != "gpu":
-        return device.platform
-    return "rocm" if "rocm" in device.client.platform_version.lower() else "cuda"
 
 
 def _row(layer: LayerSummary) -> tuple[str, ...]:

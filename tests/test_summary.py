@@ -39,6 +39,9 @@ def test_the_bytes_are_those_of_the_arrays(mixed):
         words = conv.positive.size * planes + 3 * conv.out_channels
         assert rows[name].parameter_bytes == 4 * words
         assert rows[name].precision == conv.precision
+    # The packed stem's weights are int16, the head's float32.
+    assert (rows["stem.conv1"].precision, rows["stem.conv1"].kind) == ("int16", "integer")
+    assert rows["head"].precision == "float32"
 
 
 def set_bits(words) -> int:
@@ -123,7 +126,8 @@ def test_totals_and_ratios_are_sums(mixed):
         everything
     )
     assert kinds["nonzero"] == sum(layer.nonzero_macs for layer in result.layers)
-    assert kinds["integer"] == 0
+    stem = unet_layers(width=32)[0].convs[0]
+    assert kinds["integer"] == stem.macs(100, 200)
     weights = sum(layer.weights for layer in unet_layers(width=32))
     floats = result.total("float_parameter_bytes")
     assert floats > 4 * weights
@@ -169,6 +173,73 @@ def test_the_engine_asked_for_is_named(mixed):
         summary(params, implementation="magic")
     with pytest.raises(InputError, match="image size 0x5"):
         summary(params, image_size=(0, 5))
+
+
+def test_no_reason_names_an_engine_of_another_platform(mixed):
+    _, result = mixed
+    assert not any("cuda" in row.reason for row in result.layers)
+    assert "predict" not in str(result)
+
+
+@pytest.mark.parametrize("implementation", [None, "popcount", "bmma", "bitsliced"])
+def test_a_gpu_that_is_not_here_has_its_engines_and_predictions(mixed, implementation):
+    params, here = mixed
+    result = summary(
+        params, image_size=(100, 200), implementation=implementation, compute_capability=90
+    )
+    engines = {row.engine for row in result.layers}
+    assert engines <= ({implementation} if implementation else {"popcount", "bmma", "bitsliced"})
+    assert result.prediction is not None
+    assert result.prediction.device == "H100 SXM"
+    total = sum(row.microseconds or np.nan for row in result.layers)
+    # Four pools and changes of layout are no rows.
+    assert total < result.prediction.microseconds < 2 * total
+    assert all(f"predicted {row.microseconds:.1f} us" in row.reason for row in result.layers)
+    for row, other in zip(result.layers, here.layers, strict=True):
+        kept = {"engine": row.engine, "reason": row.reason, "microseconds": row.microseconds}
+        assert dataclasses.replace(other, **kept) == row
+    text = str(result)
+    assert "predicted for the H100 SXM (compute capability 90), not measured: one image" in text
+    assert f"\ndown_c1.conv1: {result.layers[2].engine}, predicted " in text
+    assert json.loads(result.to_json())["prediction"]["compute_capability"] == 90
+
+
+def test_the_plan_of_a_gpu_is_no_slower_than_any_engine(mixed):
+    params, _ = mixed
+    found = {
+        name: summary(params, platform="cuda", compute_capability=86, implementation=name)
+        for name in (None, "popcount", "bmma", "bitsliced")
+    }
+    seconds = {name: one.prediction.microseconds for name, one in found.items() if one.prediction}
+    assert seconds[None] <= 1.000001 * min(seconds.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"platform": "cuda"}, "no NVIDIA GPU is here; name its compute capability"),
+        ({"platform": "gpu"}, "platform is 'gpu'; choose one of cpu, cuda, rocm, tpu"),
+        ({"platform": "cpu", "compute_capability": 90}, "cpu has no compute capability"),
+        ({"compute_capability": 70}, "compute capability 70 has no kernels; they begin at 75"),
+        (
+            {"compute_capability": 100, "implementation": "bmma"},
+            "stem.conv2 cannot run on the bmma engine with compute capability 100; leave",
+        ),
+        ({"compute_capability": 90, "implementation": "magic"}, "unknown implementation 'magic"),
+        ({"platform": "rocm", "implementation": "popcount"}, "it runs on cuda, not on rocm"),
+    ],
+)
+def test_a_device_that_cannot_be_is_refused(mixed, options, said):
+    params, _ = mixed
+    with pytest.raises(InputError, match=said):
+        summary(params, **options)
+
+
+def test_other_devices_have_the_engine_in_plain_jax(mixed):
+    params, _ = mixed
+    for platform, implementation in (("tpu", None), ("cuda", "xla")):
+        result = summary(params, platform=platform, implementation=implementation)
+        assert {row.engine for row in result.layers} == {"xla"}
 
 
 def lay_out(config: UNetConfig) -> UNet:

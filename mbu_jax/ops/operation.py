@@ -231,8 +231,8 @@ class Operation:
         Raises:
           InputError: for an engine that is unknown or cannot run.
         """
+        named = [] if implementation is None else self._named(implementation)
         if implementation is not None and implementation.partition("@")[2] in ("", platform):
-            named = self._named(implementation)
             engine = next((engine for engine in named if engine.runs_on(platform)), named[0])
             if obstacle := engine.obstacle(platform):
                 raise InputError(

@@ -22,6 +22,7 @@ def test_a_table_or_json_of_a_run_or_its_file(run_folder, monkeypatch, capsys):
         [run_folder],
         [run_folder / "model.safetensors"],
         [run_folder, "--json", "--image-size", "20", "40"],
+        [run_folder, "--json", "--platform", "cuda", "--compute-capability", "120"],
     ):
         monkeypatch.setattr(sys, "argv", ["summary", "--model", *map(str, options)])
         command.run(summary.main)
@@ -30,11 +31,16 @@ def test_a_table_or_json_of_a_run_or_its_file(run_folder, monkeypatch, capsys):
     assert "up_ct4.conv" in printed[0]
     assert "512x512" in printed[0]
     assert json.loads(printed[2])["image_size"] == [20, 40]
+    assert json.loads(printed[3])["prediction"]["device"] == "GeForce RTX 5090"
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["--model", "absent"], "absent cannot be read"), (["--implementation", "magic"], "magic")],
+    [
+        (["--model", "absent"], "absent cannot be read"),
+        (["--implementation", "magic"], "magic"),
+        (["--compute-capability", "12"], "begin at 75"),
+    ],
 )
 def test_bad_options_are_one_line(run_folder, arguments, said, monkeypatch, capsys):
     monkeypatch.chdir(run_folder)

@@ -61,6 +61,8 @@ def test_an_engine_asked_for_on_one_platform_leaves_the_others_their_best() -> N
     assert operation.choose("cpu", "gpu@cuda") == operation.choose("cpu")
     with pytest.raises(InputError, match="unknown implementation 'none@cpu'"):
         operation(jnp.zeros(1), None, implementation="none@cpu")
+    with pytest.raises(InputError, match="unknown implementation 'none@cuda'"):
+        operation.choose("cpu", "none@cuda")
     with pytest.raises(InputError, match=r"'gpu@cpu' of add cannot run: it runs on cuda, rocm"):
         operation(jnp.zeros(1), None, implementation="gpu@cpu")
 
