@@ -1,8 +1,15 @@
 """What it takes to launch a kernel, but for its arrays."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
+
+# A driver, or the assembler that JAX brings, takes PTX up to its own version, and Triton writes its
+# newest: ask for the first that knows the target, but for CUDA 12.0's where that is older.
+_FIRST_PTX: dict[int | None, int] = {
+    75: 80, 80: 80, 86: 80, 87: 80, 89: 80, 90: 80, 100: 86, 103: 88, 110: 90, 120: 87, 121: 88,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +44,22 @@ class Launch:
             "maxnreg": self.registers,
             "enable_fp_fusion": False,
         }
+
+    def options_for(self, capability: int | None) -> dict[str, Any]:
+        """What Triton's compiler is told for a target; it leaves out line information.
+
+        Args:
+          capability: major version times ten plus the minor, or None where none is known.
+
+        Returns:
+          The options, with a version of PTX that older assemblers take too.
+        """
+        from triton import knobs
+
+        # It would put paths of the machine that compiles into the programs that it exports.
+        if "TRITON_DISABLE_LINE_INFO" not in os.environ:
+            knobs.compilation.disable_line_info = True
+        return {**self.options, "ptx_version": _FIRST_PTX.get(capability)}
 
 
 def cdiv(length: int, block: int) -> int:

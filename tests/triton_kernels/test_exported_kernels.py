@@ -41,9 +41,12 @@ def kernel_calls(module: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    ("capability", "target"), [(75, "sm_75"), (80, "sm_80"), (90, "sm_90a"), (120, "sm_120a")]
+    ("capability", "target", "version"),
+    [(75, "sm_75", "8.0"), (80, "sm_80", "8.0"), (90, "sm_90a", "8.0"), (120, "sm_120a", "8.7")],
 )
-def test_a_program_holds_kernels_for_the_gpu_named(params, capability: int, target: str) -> None:
+def test_a_program_holds_kernels_for_the_gpu_named(
+    params, capability: int, target: str, version: str
+) -> None:
     program = export(params, SHAPE, platform="cuda", compute_capability=capability)
     exported = jax.export.deserialize(bytearray(program))
     assert exported.platforms == ("cuda",)
@@ -54,8 +57,12 @@ def test_a_program_holds_kernels_for_the_gpu_named(params, capability: int, targ
     assert module.count("custom_call") == KERNELS
     contents = kernel_calls(module)
     assert len(contents) == KERNELS
+    here = str(Path(__file__).parents[2]).encode()
+    assert here not in program
     for content in contents:
+        assert here not in content
         assert re.findall(rb"^\.target (\w+)", content, re.MULTILINE) == [target.encode()]
+        assert re.findall(rb"^\.version (.*)$", content, re.MULTILINE) == [version.encode()]
         assert len(re.findall(rb"^\.visible \.entry ", content, re.MULTILINE)) == 1
 
 

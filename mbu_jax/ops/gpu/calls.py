@@ -26,6 +26,7 @@ def call(launch: Launch, result: jax.ShapeDtypeStruct, *arrays: Array) -> Array:
     """
     import jax_triton
 
+    capability = target()
     parameters: dict[str, Any] = {**launch.sizes, **launch.constants}
     return jax_triton.triton_call(
         *arrays,
@@ -33,7 +34,7 @@ def call(launch: Launch, result: jax.ShapeDtypeStruct, *arrays: Array) -> Array:
         out_type=result,
         grid=launch.blocks,
         name=launch.kernel.__name__,
-        compute_capability=target(),
-        backend_options=launch.options,
+        compute_capability=capability,
+        backend_options=launch.options_for(capability),
         **parameters,
     )
