@@ -210,6 +210,17 @@ _BYTE_ORDERS = {
 }
 
 
+def _read_if_taken(words: Array | None, selector: Array, *, of_b: bool) -> Array:
+    """Words of a source; one that no byte is taken from is not read and may be unwritten."""
+    if words is not None:
+        return words
+    for byte in range(4):
+        taken = (selector >> np.uint32(4 * byte) & np.uint32(4)).astype(bool)
+        if (taken == of_b).any():
+            raise ValueError("bytes are taken from a register that nothing has written")
+    return np.zeros((1, 1), np.uint32)
+
+
 @opcode("prmt")
 def _prmt(c: Compiler, i: Instruction, m: Modifiers) -> Step:
     m.need("b32")
@@ -219,9 +230,11 @@ def _prmt(c: Compiler, i: Instruction, m: Modifiers) -> Step:
         None if orders is None else np.array([int(order[::-1], 16) for order in orders], np.uint32)
     )
 
-    def permute(a: Array, b: Array, selector: Array) -> Array:
+    def permute(a: Array | None, b: Array | None, selector: Array) -> Array:
         if table is not None:
             selector = table[selector & np.uint32(3)]
+        a = _read_if_taken(a, selector, of_b=False)
+        b = _read_if_taken(b, selector, of_b=True)
         both = b.astype(np.uint64) << np.uint64(32) | a
         result = np.zeros((1, 1), np.uint32)
         for byte in range(4):

@@ -338,3 +338,40 @@ def test_division_by_zero_is_an_error() -> None:
     b[3] = 0
     with pytest.raises(PtxError, match=r"division by zero; line \d+: div\.u32"):
         launch(program(text), (1,), [np.zeros_like(a), a, b], threads=32)
+
+
+@pytest.mark.parametrize(
+    ("permutation", "expected"),
+    [
+        ("prmt.b32 d, a, e, 0x3120", 0x44223311),
+        ("prmt.b32 d, e, a, 0x7564", 0x44223311),
+        ("prmt.b32.f4e d, a, e, 0", 0x44332211),
+    ],
+)
+def test_a_permutation_leaves_a_register_unread(permutation: str, expected: int) -> None:
+    text = elementwise(f"{{ .reg .b32 e; {permutation}; }}", "b32", ("b32",))
+    out, a = np.zeros(32, np.uint32), np.full(32, 0x44332211, np.uint32)
+    launch(program(text), (1,), [out, a], threads=32)
+    assert (out == expected).all()
+
+
+@pytest.mark.parametrize(
+    "permutation",
+    ["prmt.b32 d, a, e, 0x3124", "prmt.b32 d, e, a, 0x3654", "prmt.b32.f4e d, a, e, 1"],
+)
+def test_a_permutation_of_bytes_never_written_is_an_error(permutation: str) -> None:
+    text = elementwise(f"{{ .reg .b32 e; {permutation}; }}", "b32", ("b32",))
+    out, a = np.zeros(32, np.uint32), np.full(32, 0x44332211, np.uint32)
+    with pytest.raises(PtxError, match="reads e, which nothing has written"):
+        launch(program(text), (1,), [out, a], threads=32)
+
+
+def test_a_permutation_reads_what_a_thread_takes_from() -> None:
+    text = elementwise("{ .reg .b32 e; prmt.b32 d, a, e, b; }", "b32", ("b32", "b32"))
+    out, a = np.zeros(32, np.uint32), np.full(32, 0x44332211, np.uint32)
+    selector = np.full(32, 0x0123, np.uint32)
+    launch(program(text), (1,), [out, a, selector], threads=32)
+    assert (out == 0x11223344).all()
+    selector[7] = 0x4123
+    with pytest.raises(PtxError, match="reads e, which nothing has written"):
+        launch(program(text), (1,), [out, a, selector], threads=32)

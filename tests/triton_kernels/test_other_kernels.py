@@ -31,7 +31,13 @@ def test_the_pool_kernel_takes_the_largest_code(shape: tuple[int, ...], target: 
 
 
 @pytest.mark.parametrize(
-    ("size", "channels", "bits", "target"), [((1, 1, 1), 3, 1, 86), ((2, 9, 11), 70, 2, 100)]
+    ("size", "channels", "bits", "target"),
+    [
+        ((1, 1, 1), 3, 1, 86),
+        ((2, 9, 11), 70, 2, 100),
+        ((1, 3, 15), 1, 1, 90),
+        ((2, 5, 7), 1, 2, 75),
+    ],
 )
 def test_the_packing_kernel_packs_channels(
     size: tuple[int, ...], channels: int, bits: int, target: int
