@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from mbu_jax.errors import InputError
+from mbu_jax.ops.gpu import bitsliced
 from mbu_jax.ops.transpose_bits.kernel import to_channels_kernel, to_pixels_kernel
+from mbu_jax.packing import PackedHead, PackedStem
 from tests.oracles import packed_network
 from tests.triton_kernels.compiled import Sass
 from tests.triton_kernels.simulated import gpu
@@ -76,3 +78,21 @@ def test_a_thread_exchanges_its_words_in_registers() -> None:
 def test_images_beyond_the_kernels_offsets_are_refused(shape: Any, run: Any) -> None:
     with pytest.raises(InputError, match=r"2147483648 words is too large.*smaller tiles"):
         jax.eval_shape(run, jax.ShapeDtypeStruct(shape, jnp.uint32))
+
+
+def test_the_bitsliced_engine_turns_the_stems_words_and_the_heads_planes() -> None:
+    levels = RNG.integers(0, 256, (2, 3, 37, 3)).astype(np.uint8)
+    weight = RNG.integers(-1000, 1000, (3, 3, 3, 40)).astype(np.int16)
+    theta = np.sort(RNG.normal(0, 200_000, (3, 40)), axis=0).astype(np.int32)
+    stem = PackedStem(jnp.asarray(weight), jnp.asarray(theta)).validate()
+    head = PackedHead(
+        jnp.asarray(RNG.integers(-999, 999, (40, 2)) / 256, jnp.float32), jnp.ones(2)
+    ).validate(bits=2)
+    with gpu(86):
+        planes = bitsliced.stem(jnp.asarray(levels), stem, bitsliced.arrange_stem(levels, stem))
+        arranged = bitsliced.arrange_head(planes, head, width=37)
+        logits = bitsliced.head(planes, head, arranged, width=37)
+    codes = packed_network.stem(levels, stem)
+    np.testing.assert_array_equal(planes, planes_of(codes.astype(np.uint8), 2))
+    expected = packed_network.logits(packed_network.values(codes, 2), head)
+    np.testing.assert_array_equal(np.asarray(logits, np.float64), expected)

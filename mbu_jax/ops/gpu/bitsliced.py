@@ -21,14 +21,14 @@ from mbu_jax.ops.batches import split_over_batch
 from mbu_jax.ops.bitsliced_lists import bitsliced_lists
 from mbu_jax.ops.counting import least_agreements
 from mbu_jax.ops.gpu.calls import call
+from mbu_jax.ops.gpu.tuning import measured_tiles
 from mbu_jax.ops.head import popcount as head_popcount
 from mbu_jax.ops.stem import popcount as stem_popcount
+from mbu_jax.ops.transpose_bits.kernel import to_channels_kernel, to_pixels_kernel
 from mbu_jax.packing import (
     PackedConv,
     PackedHead,
     PackedStem,
-    channels_to_pixels,
-    pixels_to_channels,
     valid_bits,
     word_count,
 )
@@ -120,7 +120,11 @@ def conv(x: tuple[Array, Array], layer: PackedConv, listed: Listed, *, width: in
     images, planes, _, height, words = x[0].shape
     channels = layer.out_channels
     makers = 2 if layer.transposed else 1
-    tile = best_tile(channels, height, words, images=images, planes=planes, makers=makers)
+    kernel = "bitsliced_up_conv2x2" if layer.transposed else "bitsliced_conv3x3"
+    tile = best_tile(
+        channels, height, words, images=images, planes=planes, makers=makers,
+        measured=measured_tiles(kernel),
+    )  # fmt: skip
     entries = listed.lists.shape[3]
     sizes: dict[str, Any] = {
         "width": width, "entries": entries, "lists": listed.lists.shape[2],
@@ -196,7 +200,7 @@ def stem(levels: Array, layer: PackedStem, weights: tuple[Array, Array]) -> Arra
       [B, P, K, H, ceil(W/32)] uint32.
     """
     words = stem_popcount.stem_popcount(levels, layer, weights)
-    return channels_to_pixels(words, layer.out_channels)
+    return to_pixels_kernel(words, channels=layer.out_channels)
 
 
 def arrange_head(x: Any, layer: PackedHead, *, width: int) -> tuple[Array, Array]:
@@ -226,7 +230,7 @@ def head(x: Array, layer: PackedHead, weights: tuple[Array, Array], *, width: in
     Returns:
       [B, H, W, classes] float32.
     """
-    return head_popcount.head_popcount(pixels_to_channels(x, width), layer, weights)
+    return head_popcount.head_popcount(to_channels_kernel(x, width=width), layer, weights)
 
 
 def _planes(x: tuple[Any, Any], layer: PackedConv, width: int) -> _Planes:
