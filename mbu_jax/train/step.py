@@ -85,6 +85,82 @@ def replicate[T](tree: T, mesh: Mesh) -> T:
     )
 
 
+def make_update(
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    loss: LossOptions,
+    *,
+    clip: bool = True,
+    ema_decay: float = 0.0,
+    teacher: Network | None = None,
+) -> Callable[[TrainState, dict[str, Array], tuple[Tree, ...]], tuple[TrainState, Metrics]]:
+    """Write one update as a function to compile.
+
+    Args:
+      network: the structure.
+      optimizer: Optax transformation.
+      loss: weights of the loss's parts.
+      clip: whether to clip latent weights to [-1, 1] after the update.
+      ema_decay: decay of the moving average; used where the state has one.
+      teacher: structure of the network whose predictions are distilled, or None.
+
+    Returns:
+      Function of (state, {"image", "mask"}, the teacher's weights or an empty tuple) giving the
+      new state and the metrics of `make_train_step`.
+    """
+
+    def objective(
+        params: Tree, stats: Tree, batch: dict[str, Array], taught: Array | None
+    ) -> tuple[Array, Any]:
+        logits, stats = network.apply_training(params, stats, batch["image"])
+        total, parts = segmentation_loss(
+            logits,
+            batch["mask"],
+            cross_entropy_weight=loss.cross_entropy_weight,
+            dice_weight=loss.dice_weight,
+        )
+        parts["dice_loss"] = parts.pop("dice")
+        if taught is not None:
+            parts["distillation"] = distillation_loss(logits, taught, loss.temperature)
+            total += loss.teacher_weight * parts["distillation"]
+        return total, (stats, {"loss": total} | parts | _batch_dice(logits, batch["mask"]))
+
+    def update(
+        state: TrainState, batch: dict[str, Array], teacher_weights: tuple[Tree, ...]
+    ) -> tuple[TrainState, Metrics]:
+        taught = None
+        if teacher is not None:
+            params, stats, thresholds = teacher_weights
+            taught = teacher.apply_evaluation(params, stats, thresholds, batch["image"])
+        gradient = jax.grad(objective, has_aux=True)
+        grads, (stats, metrics) = gradient(state.params, state.stats, batch, taught)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = cast(Tree, optax.apply_updates(state.params, updates))
+        if clip:
+            params = clip_latent(params, network.latent_mask(params))
+        before = network.quantized_layers(state.params)
+        for name, layer in network.quantized_layers(params).items():
+            changed = layer.quantized_weight() != before[name].quantized_weight()
+            metrics[f"sign_flip_rate/{name}"] = jnp.mean(changed.astype(jnp.float32))
+        metrics["grad_norm"] = optax.tree.norm(grads)
+        # The only figure that shows a NaN in front of a quantizer, which makes it -1.
+        metrics["weight_norm"] = optax.tree.norm(params)
+        ema = state.ema
+        if ema is not None:
+            ema = ema_update(ema, params, ema_decay, state.step)
+        new = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            params=params,
+            stats=stats,
+            opt_state=opt_state,
+            ema=ema,
+        )
+        return new, metrics
+
+    return update
+
+
 def make_train_step(
     network: Network,
     optimizer: optax.GradientTransformation,
@@ -114,58 +190,15 @@ def make_train_step(
       The state given is donated: do not use it again.
     """
     replicated, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
-
-    def objective(
-        params: Tree, stats: Tree, batch: dict[str, Array], taught: Array | None
-    ) -> tuple[Array, Any]:
-        logits, stats = network.apply_training(params, stats, batch["image"])
-        total, parts = segmentation_loss(
-            logits,
-            batch["mask"],
-            cross_entropy_weight=loss.cross_entropy_weight,
-            dice_weight=loss.dice_weight,
-        )
-        parts["dice_loss"] = parts.pop("dice")
-        if taught is not None:
-            parts["distillation"] = distillation_loss(logits, taught, loss.temperature)
-            total += loss.teacher_weight * parts["distillation"]
-        return total, (stats, {"loss": total} | parts | _batch_dice(logits, batch["mask"]))
-
-    def step(
-        state: TrainState, batch: dict[str, Array], teacher_weights: tuple[Tree, ...]
-    ) -> tuple[TrainState, Metrics]:
-        taught = None
-        if teacher is not None:
-            params, stats, thresholds = teacher_weights
-            taught = teacher.network.apply_evaluation(params, stats, thresholds, batch["image"])
-        gradient = jax.grad(objective, has_aux=True)
-        grads, (stats, metrics) = gradient(state.params, state.stats, batch, taught)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = cast(Tree, optax.apply_updates(state.params, updates))
-        if clip:
-            params = clip_latent(params, network.latent_mask(params))
-        before = network.quantized_layers(state.params)
-        for name, layer in network.quantized_layers(params).items():
-            changed = layer.quantized_weight() != before[name].quantized_weight()
-            metrics[f"sign_flip_rate/{name}"] = jnp.mean(changed.astype(jnp.float32))
-        metrics["grad_norm"] = optax.tree.norm(grads)
-        # The only figure that shows a NaN in front of a quantizer, which makes it -1.
-        metrics["weight_norm"] = optax.tree.norm(params)
-        ema = state.ema
-        if ema is not None:
-            ema = ema_update(ema, params, ema_decay, state.step)
-        new = dataclasses.replace(
-            state,
-            step=state.step + 1,
-            params=params,
-            stats=stats,
-            opt_state=opt_state,
-            ema=ema,
-        )
-        return new, metrics
-
     update = jax.jit(
-        step,
+        make_update(
+            network,
+            optimizer,
+            loss,
+            clip=clip,
+            ema_decay=ema_decay,
+            teacher=None if teacher is None else teacher.network,
+        ),
         in_shardings=(replicated, split, replicated),
         out_shardings=(replicated, replicated),
         donate_argnums=0,
