@@ -7,6 +7,7 @@ from mbu_jax.instances import label_instances
 from mbu_jax.layers import QuantizationOptions
 from mbu_jax.packing import PackedUNet
 from mbu_jax.predict import predict
+from mbu_jax.prepare import Prepared, prepare
 from mbu_jax.saving import load_packed, save_packed
 from mbu_jax.summary import summary
 from mbu_jax.unet import UNet, UNetConfig
@@ -14,6 +15,7 @@ from mbu_jax.unet import UNet, UNetConfig
 __all__ = [
     "InputError",
     "PackedUNet",
+    "Prepared",
     "QuantizationOptions",
     "UNet",
     "UNetConfig",
@@ -23,6 +25,7 @@ __all__ = [
     "load_packed",
     "pack",
     "predict",
+    "prepare",
     "save_packed",
     "summary",
 ]

@@ -1,19 +1,20 @@
 """Packed networks as programs, made ahead of time for machines that have JAX alone."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Literal, get_args
+import functools
+from collections.abc import Sequence
+from typing import Literal, cast, get_args
 
 import jax
 import numpy as np
-from jax import Array, lax
+from jax import lax
 from jax._src import config
 from jax.typing import DTypeLike
 
 from mbu_jax.errors import InputError
-from mbu_jax.inference import infer
 from mbu_jax.ops.gpu import target
 from mbu_jax.packing import PackedUNet
+from mbu_jax.prepare import prepare
 
 type Platform = Literal["cpu", "cuda"]
 
@@ -69,41 +70,34 @@ def export(
     """
     if platform not in get_args(Platform.__value__):
         raise InputError(f"platform is {platform!r}; choose cpu or cuda")
-    images = _images(shape, dtype, platform)
-    engine = _engine(platform, implementation)
-
-    def segment(images: Array) -> Array:
-        if shape[0] is not None:
-            return infer(params, images, implementation=engine)
-        return lax.map(lambda image: infer(params, image, implementation=engine), images)
-
-    # Source lines are of no use elsewhere, and JAX has no public way to leave them out.
-    with _aimed_at(platform, compute_capability, engine), config.traceback_in_locations_limit(0):
-        program = jax.export.export(
-            jax.jit(segment), platforms=(platform,), disabled_checks=(_KERNEL_CALL,)
-        )(images)
-    return bytes(program.serialize())
-
-
-def _images(
-    shape: Sequence[int | None], dtype: DTypeLike, platform: Platform
-) -> jax.ShapeDtypeStruct:
-    if np.dtype(dtype) not in (np.uint8, np.float32):
-        raise InputError(f"dtype is {np.dtype(dtype)}; choose uint8 or float32")
-    first, *rest = shape or (0,)
-    sizes = rest if first is None else [first, *rest]
-    if len(shape) not in (3, 4) or not all(isinstance(n, int) and n > 0 for n in sizes):
-        raise InputError(
-            f"shape is {tuple(shape)}; give [B, H, W, C] or [H, W, C], all 1 or more, or None for B"
-        )
-    if first is not None:
-        return jax.ShapeDtypeStruct(tuple(sizes), dtype)
-    if len(shape) == 3 or platform == "cuda":
+    any_number = len(shape) > 0 and shape[0] is None
+    if any_number and (len(shape) == 3 or platform == "cuda"):
         raise InputError(
             f"shape is {tuple(shape)}; only the number of images B may be None, and only on cpu: "
             "kernels are launched for a size that is known"
         )
-    return jax.ShapeDtypeStruct(jax.export.symbolic_shape(f"b, {str(rest)[1:-1]}"), dtype)
+    engine = _engine(platform, implementation)
+    _check_target(platform, compute_capability, engine)
+    segment = prepare(
+        params,
+        cast("Sequence[int]", shape[1:] if any_number else shape),
+        platform=platform,
+        compute_capability=compute_capability,
+        implementation=engine,
+        dtype=dtype,
+    )
+    images = segment.images
+    program = segment
+    if any_number:
+        sizes = jax.export.symbolic_shape(f"b, {str(images.shape)[1:-1]}")
+        images = jax.ShapeDtypeStruct(sizes, images.dtype)
+        program = functools.partial(lax.map, segment)
+    # Source lines are of no use elsewhere, and JAX has no public way to leave them out.
+    with config.traceback_in_locations_limit(0):
+        exported = jax.export.export(
+            jax.jit(program), platforms=(platform,), disabled_checks=(_KERNEL_CALL,)
+        )(images)
+    return bytes(exported.serialize())
 
 
 def _engine(platform: Platform, implementation: str | None) -> str | None:
@@ -117,22 +111,19 @@ def _engine(platform: Platform, implementation: str | None) -> str | None:
     return implementation or "xla"
 
 
-@contextlib.contextmanager
-def _aimed_at(platform: Platform, capability: int | None, engine: str | None) -> Iterator[None]:
-    """Lower for the GPU named; refuse where kernels could not be compiled."""
-    if platform == "cpu" and capability is not None:
-        raise InputError("a program for cpu has no compute capability; leave it out")
+def _check_target(platform: Platform, capability: int | None, engine: str | None) -> None:
+    """Refuse where kernels could not be compiled; `xla` instead would be slow without a word."""
     if capability not in (None, *COMPUTE_CAPABILITIES):
         known = ", ".join(map(str, COMPUTE_CAPABILITIES))
         raise InputError(f"compute capability {capability} has no kernels; choose one of {known}")
+    if platform == "cpu" or engine == "xla":
+        return
     named = (
         contextlib.nullcontext() if capability is None else target.compute_capability(capability)
     )
     with named:
-        missing = None if platform == "cpu" or engine == "xla" else target.absent()
-        if missing is not None:
-            # Falling back to `xla` would give a program that is slow without a word.
-            raise InputError(
-                f"kernels for cuda cannot be compiled: {missing}; or export implementation xla"
-            )
-        yield
+        missing = target.absent()
+    if missing is not None:
+        raise InputError(
+            f"kernels for cuda cannot be compiled: {missing}; or export implementation xla"
+        )

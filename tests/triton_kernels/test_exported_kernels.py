@@ -22,6 +22,7 @@ if not hasattr(gpu_triton, "TritonKernel"):
 SHAPE = (2, 20, 33, 3)
 # The stem, 21 convolutions, 4 pools and the head.
 KERNELS = 27
+MOVES = {"constant", "custom_call", "slice", "concatenate", "broadcast_in_dim", "reshape"}
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,8 @@ def test_a_program_holds_kernels_for_the_gpu_named(
     calls = re.findall(r"custom_call @([\w.$]+)", module)
     assert calls == ["triton_kernel_call_ffi"] * KERNELS
     assert module.count("custom_call") == KERNELS
+    # Weights lie in the order in which kernels read them: only images and activations move.
+    assert set(re.findall(r" stablehlo\.(\w+)", module)) <= MOVES
     contents = kernel_calls(module)
     assert len(contents) == KERNELS
     here = str(Path(__file__).parents[2]).encode()
