@@ -9,7 +9,8 @@ tile for a shape, rules of thumb choose. The file is an object of
 - ``multiprocessors``: how many it has;
 - ``ceilings``: an object of numbers a second, the most that was measured with all multiprocessors
   busy: ``copy_bytes`` (read plus written), ``lop3`` and ``popc`` (of a thread's 32 bits),
-  ``bmma`` (one-bit multiply-accumulates; null where there are none);
+  ``bmma`` and ``wgmma`` (one-bit multiply-accumulates on Tensor Cores by the instruction of one
+  warp and of four; null where there is none);
 - ``tiles``: by kernel's name and by `shape_key` of what its tile may depend on, an object of the
   tile's fields:
 
@@ -17,11 +18,13 @@ tile for a shape, rules of thumb choose. The file is an object of
 |---|---|---|
 | conv3x3, up_conv2x2 | height, width, planes, words, weight_planes | of `triton_kernels.tiles` |
 | bmma_conv3x3, bmma_up_conv2x2 | batch, height, width, groups | of `triton_kernels.bmma_tiles` |
+| wgmma_conv3x3 | batch, height, width, groups | of `triton_kernels.wgmma_tiles` |
+| wgmma_up_conv2x2 | pixels, groups | of `triton_kernels.wgmma_tiles`, 8 columns |
 | bitsliced_conv3x3, bitsliced_up_conv2x2 | channels, height, words, images, planes, makers | of
   `triton_kernels.bitsliced_tiles` |
 
-Shapes are the arguments of ``best_tile`` in these modules. Those of the first two kernels leave the
-batch out: the weights are arranged for a tile before the batch is known.
+Shapes are the arguments of ``best_tile`` or ``best_stretch`` in these modules. Those of the first
+two kernels leave the batch out: weights are arranged for a tile before the batch is known.
 """
 
 import dataclasses
@@ -45,13 +48,15 @@ class Ceilings:
       copy_bytes: bytes of memory read plus those written.
       lop3: three-input logic operations on 32 bits.
       popc: counts of a word's bits.
-      bmma: one-bit multiply-accumulates on Tensor Cores, or None where there are none.
+      bmma: one-bit multiply-accumulates by ``mma.sync``, or None where there are none.
+      wgmma: one-bit multiply-accumulates by ``wgmma``, or None where there are none.
     """
 
     copy_bytes: float
     lop3: float
     popc: float
     bmma: float | None
+    wgmma: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +129,28 @@ _BMMA = _Rule(
         and tile["registers"] * tile["pixel_warps"] * tile["group_warps"] <= _ALL_REGISTERS
     ),
 )
+_WARPGROUPS: dict[str, Container[int]] = {
+    "columns": (8, 16, 32),
+    "warpgroups": (1, 2, 4),
+    "groups": (1, 2, 4),
+    "registers": _REGISTERS,
+}
+
+
+def _fits_warpgroups(shape: Sizes, tile: Sizes) -> bool:
+    return (
+        shape["groups"] % tile["groups"] == 0
+        and tile["columns"] <= 8 * tile["warpgroups"]
+        and 4 * tile["registers"] * tile["warpgroups"] <= _ALL_REGISTERS
+    )
+
+
+_WGMMA = _Rule(
+    sizes=("batch", "height", "width", "groups"), fields=_WARPGROUPS, fits=_fits_warpgroups
+)
+_WGMMA_STRETCH = _Rule(
+    sizes=("pixels", "groups"), fields=_WARPGROUPS | {"columns": (8,)}, fits=_fits_warpgroups
+)
 _BITSLICED = _Rule(
     sizes=("channels", "height", "words", "images", "planes", "makers"),
     fields={"outputs": (1, 2, 4, 8, 16), "vector": (1, 2, 4)},
@@ -134,6 +161,8 @@ _RULES = {
     "up_conv2x2": _POPCOUNT,
     "bmma_conv3x3": _BMMA,
     "bmma_up_conv2x2": _BMMA,
+    "wgmma_conv3x3": _WGMMA,
+    "wgmma_up_conv2x2": _WGMMA_STRETCH,
     "bitsliced_conv3x3": _BITSLICED,
     "bitsliced_up_conv2x2": _BITSLICED,
 }
@@ -210,7 +239,7 @@ def _parsed(content: Any, device: str) -> Tuned:
     names = tuple(field.name for field in dataclasses.fields(Ceilings))
     ceilings = _object(fields["ceilings"], "ceilings", names)
     for name, rate in ceilings.items():
-        allowed = (name == "bmma" and rate is None) or (
+        allowed = (name in ("bmma", "wgmma") and rate is None) or (
             type(rate) in (int, float) and 0 < rate < math.inf
         )
         _require(allowed, f"ceilings.{name} is {rate!r}, no number above 0")

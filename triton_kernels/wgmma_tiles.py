@@ -1,8 +1,10 @@
 """Which layers warpgroups multiply, and what one program of a convolution computes."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from triton_kernels.launch import cdiv
+from triton_kernels.tuned import shape_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,22 +146,30 @@ class Tile:
 _PROGRAMS = 132  # one for every multiprocessor of an H100
 
 
-def best_tile(batch: int, height: int, width: int, groups: int) -> Tile:
-    """Choose a tile of a 3x3 convolution by rules of thumb that were not measured.
+def best_tile(
+    batch: int, height: int, width: int, groups: int,
+    measured: Mapping[str, Mapping[str, int]] | None = None,
+) -> Tile:  # fmt: skip
+    """Choose a tile of a 3x3 convolution: one that was measured, else by rules of thumb.
 
     Args:
       batch: images.
       height: of an image in pixels.
       width: of an image in pixels.
       groups: of 32 output channels.
+      measured: fastest tiles of the kernel on this device, as `triton_kernels.tuned` has them.
 
     Returns:
-      The largest tile that keeps the device busy; of its shapes that which wastes fewest pixels.
+      The tile; by rules of thumb the largest that keeps the device busy, of its shapes that which
+      wastes fewest pixels.
 
     Example:
       >>> best_tile(1, 512, 512, groups=2)
       Tile(columns=16, warpgroups=4, groups=2, registers=128)
     """
+    key = shape_key(batch=batch, height=height, width=width, groups=groups)
+    if measured and key in measured:
+        return Tile(**measured[key])
 
     def programs(tile: Tile) -> int:
         tiles = cdiv(height, tile.rows) * cdiv(width, tile.columns)
@@ -177,20 +187,26 @@ def best_tile(batch: int, height: int, width: int, groups: int) -> Tile:
     return next((tile for tile in tiles if programs(tile) >= _PROGRAMS), tiles[-1])
 
 
-def best_stretch(pixels: int, groups: int) -> Tile:
+def best_stretch(
+    pixels: int, groups: int, measured: Mapping[str, Mapping[str, int]] | None = None
+) -> Tile:
     """Choose a tile of a transposed convolution, whose pixels follow each other.
 
     Args:
       pixels: of all images.
       groups: of 32 output channels of all four taps.
+      measured: fastest tiles of the kernel on this device, as `triton_kernels.tuned` has them.
 
     Returns:
-      The largest tile that keeps the device busy, of 8 columns.
+      The tile, of 8 columns; by rules of thumb the largest that keeps the device busy.
 
     Example:
       >>> best_stretch(4 * 32 * 32, groups=4 * 16)
       Tile(columns=8, warpgroups=4, groups=4, registers=128)
     """
+    key = shape_key(pixels=pixels, groups=groups)
+    if measured and key in measured:
+        return Tile(**measured[key])
     tiles = [Tile(8, *size) for size in _sizes(groups)]
     busy = (
         tile

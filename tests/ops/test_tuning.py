@@ -39,10 +39,11 @@ def test_a_gpu_that_was_measured_has_its_rates_and_tiles(folder: Path) -> None:
     published = published_rates(90)
     assert name == DEVICE
     assert (rates.multiprocessors, rates.logic, rates.popcount) == (100, 1.5e13, 4e12)
-    assert (rates.memory_bytes, rates.bmma) == (3e12, 0)
+    assert (rates.memory_bytes, rates.bmma, rates.wgmma) == (3e12, 9e14, 0)
     assert rates.multiply_add / rates.logic == published.multiply_add / published.logic
     assert measured_tiles("conv3x3") == CONTENT["tiles"]["conv3x3"]
     assert measured_tiles("up_conv2x2") is None
+    assert measured_tiles("wgmma_conv3x3") == CONTENT["tiles"]["wgmma_conv3x3"]
     # Weights are arranged for the measured tile's chunk, which rules of thumb do not give.
     x = jax.ShapeDtypeStruct((1, 32, 48, 1, 4), "uint32")
     _, layer = ConvSpec("", (1, 1, 1), (128,), 40, "masked").arguments(seed=0)

@@ -8,18 +8,20 @@ from typing import Any
 
 import pytest
 
-from triton_kernels import bitsliced_tiles, bmma_tiles, tiles
+from triton_kernels import bitsliced_tiles, bmma_tiles, tiles, wgmma_tiles
 from triton_kernels.tuned import Ceilings, TunedFileError, load, shape_key, slug
 
 DEVICE = "NVIDIA Test 9000"
 POPCOUNT = shape_key(height=32, width=48, planes=1, words=4, weight_planes=2)
 BMMA = shape_key(batch=2, height=32, width=48, groups=2)
+WGMMA = shape_key(batch=1, height=64, width=64, groups=4)
+STRETCH = shape_key(pixels=4096, groups=8)
 BITSLICED = shape_key(channels=64, height=32, words=2, images=2, planes=1, makers=1)
 CONTENT: dict[str, Any] = {
     "device": DEVICE,
     "compute_capability": 90,
     "multiprocessors": 100,
-    "ceilings": {"copy_bytes": 3e12, "lop3": 1.5e13, "popc": 4e12, "bmma": None},
+    "ceilings": {"copy_bytes": 3e12, "lop3": 1.5e13, "popc": 4e12, "bmma": 9e14, "wgmma": None},
     "tiles": {
         "conv3x3": {
             POPCOUNT: {"rows": 4, "columns": 32, "chunk": 4, "warps": 8, "registers": 128}
@@ -28,6 +30,12 @@ CONTENT: dict[str, Any] = {
             BMMA: {
                 "columns": 8, "blocks": 1, "pixel_warps": 2, "group_warps": 2, "registers": 96
             }
+        },
+        "wgmma_conv3x3": {
+            WGMMA: {"columns": 8, "warpgroups": 1, "groups": 4, "registers": 168}
+        },
+        "wgmma_up_conv2x2": {
+            STRETCH: {"columns": 8, "warpgroups": 1, "groups": 2, "registers": 96}
         },
         "bitsliced_conv3x3": {BITSLICED: {"outputs": 2, "vector": 2}},
     },
@@ -44,7 +52,9 @@ def test_a_devices_file_is_found_by_its_name(tmp_path: Path) -> None:
     found = load(DEVICE, write(tmp_path, CONTENT))
     assert found is not None
     assert found.multiprocessors == 100
-    assert found.ceilings == Ceilings(copy_bytes=3e12, lop3=1.5e13, popc=4e12, bmma=None)
+    assert found.ceilings == Ceilings(
+        copy_bytes=3e12, lop3=1.5e13, popc=4e12, bmma=9e14, wgmma=None
+    )
     assert load("NVIDIA Test 9001", tmp_path) is None
     assert load(DEVICE) is None
 
@@ -62,6 +72,10 @@ def test_a_measured_tile_goes_before_the_rules(tmp_path: Path) -> None:
     assert dataclasses.asdict(tile) == CONTENT["tiles"]["bmma_conv3x3"][BMMA]
     tile = bmma_tiles.best_tile(1, 32, 48, 2, measured=found.tiles["bmma_conv3x3"])
     assert tile == bmma_tiles.best_tile(1, 32, 48, 2)
+    tile = wgmma_tiles.best_tile(1, 64, 64, 4, measured=found.tiles["wgmma_conv3x3"])
+    assert dataclasses.asdict(tile) == CONTENT["tiles"]["wgmma_conv3x3"][WGMMA]
+    tile = wgmma_tiles.best_stretch(4096, 8, measured=found.tiles["wgmma_up_conv2x2"])
+    assert dataclasses.asdict(tile) == CONTENT["tiles"]["wgmma_up_conv2x2"][STRETCH]
     tile = bitsliced_tiles.best_tile(
         64, 32, 2, images=2, planes=1, measured=found.tiles["bitsliced_conv3x3"]
     )
@@ -79,7 +93,7 @@ def test_a_measured_tile_goes_before_the_rules(tmp_path: Path) -> None:
         (("ceilings", "popc"), None, "ceilings.popc is None, no number above 0"),
         (("ceilings", "lop3"), float("inf"), "ceilings.lop3 is inf"),
         (("ceilings", "lop3"), -1, "ceilings.lop3 is -1"),
-        (("ceilings", "lop4"), 1, "ceilings must be an object of copy_bytes, lop3, popc, bmma"),
+        (("ceilings", "lop4"), 1, "ceilings must be an object of copy_bytes, lop3, popc, bmma, w"),
         (("tiles",), [], "tiles is no object"),
         (("tiles", "conv"), {}, "tiles names 'conv'; kernels are conv3x3, up_conv2x2"),
         (("tiles", "conv3x3"), None, "tiles.conv3x3 is no object"),
@@ -93,6 +107,8 @@ def test_a_measured_tile_goes_before_the_rules(tmp_path: Path) -> None:
          CONTENT["tiles"]["conv3x3"][POPCOUNT], "does not fit its shape"),
         (("tiles", "bmma_conv3x3", BMMA, "columns"), 64, "does not fit its shape"),
         (("tiles", "bmma_conv3x3", BMMA, "group_warps"), 4, "does not fit its shape"),
+        (("tiles", "wgmma_conv3x3", WGMMA, "columns"), 16, "does not fit its shape"),
+        (("tiles", "wgmma_up_conv2x2", STRETCH, "columns"), 16, ".columns is 16"),
         (("tiles", "bitsliced_conv3x3", BITSLICED, "vector"), 4, "does not fit its shape"),
         (("tiles", "bitsliced_conv3x3", BITSLICED, "outputs"), 3, ".outputs is 3"),
     ],

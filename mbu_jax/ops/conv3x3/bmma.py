@@ -7,6 +7,7 @@ from jax import Array
 from mbu_jax.ops.batches import split_over_batch
 from mbu_jax.ops.gpu import tensor_cores
 from mbu_jax.ops.gpu.calls import call
+from mbu_jax.ops.gpu.tuning import measured_tiles
 from mbu_jax.packing import PackedConv, word_count
 
 
@@ -51,7 +52,9 @@ def conv3x3_bmma(x: Array, layer: PackedConv, weights: tuple[Array, Array]) -> A
                 exponents=exponents,
                 groups=groups,
                 form=form,
-                tile=bmma_tiles.best_tile(batch, height, width, groups),
+                tile=bmma_tiles.best_tile(
+                    batch, height, width, groups, measured=measured_tiles("bmma_conv3x3")
+                ),
             )
         else:
             launch = wgmma_conv3x3.launch(
@@ -59,7 +62,9 @@ def conv3x3_bmma(x: Array, layer: PackedConv, weights: tuple[Array, Array]) -> A
                 factors=factors,
                 groups=groups,
                 slab=form,
-                tile=wgmma_tiles.best_tile(batch, height, width, groups),
+                tile=wgmma_tiles.best_tile(
+                    batch, height, width, groups, measured=measured_tiles("wgmma_conv3x3")
+                ),
             )
         shape = (batch, height, width, planes, groups)
         return call(launch, jax.ShapeDtypeStruct(shape, jnp.uint32), x, *weights)

@@ -15,8 +15,10 @@ class Rates:
       logic: three-input logic operations, or additions, on 32 bits.
       popcount: counts of a word's bits.
       multiply_add: multiply-adds in float32.
-      bmma: one-bit multiply-accumulates on Tensor Cores, 0 where they are emulated.
-      cache_bytes: bytes from the first-level cache.
+      bmma: one-bit multiply-accumulates on Tensor Cores, by the instruction of one warp
+        (``mma.sync``); 0 where they are emulated.
+      wgmma: those by the instruction of four warps; 0 where there is none.
+      cache_bytes: bytes from the first-level cache or shared memory, which are one.
       memory_bytes: bytes from and to memory.
       launch: seconds that a kernel takes beside its work.
     """
@@ -26,6 +28,7 @@ class Rates:
     popcount: float
     multiply_add: float
     bmma: float
+    wgmma: float
     cache_bytes: float
     memory_bytes: float
     launch: float = LAUNCH
@@ -43,6 +46,7 @@ class _Device:
     popcount: int = 16
     multiply_add: int = 128
     bmma: int = 0
+    wgmma: int = 0
     cache_bytes: int = 128
 
 
@@ -51,16 +55,15 @@ class _Device:
 # on GeForce Blackwell. Multiprocessors, boost clocks and memory are of the data sheets.
 #
 # One-bit products are published for the A100 alone: 4,992 TOPS in its whitepaper, eight times its
-# 8-bit rate. All others are assumed to have that ratio to their own 8-bit rate. Of the H100's
-# `mma.sync` half of it is assumed: it is known to fall short of `wgmma`, and the rate of its
-# one-bit AND is published nowhere.
+# 8-bit rate. All others are assumed to have that ratio to their own 8-bit rate, the H100 by
+# `wgmma`, and by `mma.sync` half of it. The rates of its one-bit AND are published nowhere.
 _DEVICES = {
     75: _Device("T4", 40, 1.59e9, 320e9, multiply_add=64, bmma=8192, cache_bytes=64),
     80: _Device("A100", 108, 1.41e9, 2039e9, multiply_add=64, bmma=16384),
     86: _Device("A10", 72, 1.695e9, 600e9, bmma=8192),
     87: _Device("Orin", 16, 1.3e9, 204.8e9, bmma=16384),
     89: _Device("GeForce RTX 4090", 128, 2.52e9, 1008e9, bmma=8192),
-    90: _Device("H100 SXM", 132, 1.83e9, 3350e9, bmma=16384),
+    90: _Device("H100 SXM", 132, 1.83e9, 3350e9, bmma=16384, wgmma=32768),
     100: _Device("B200", 148, 1.85e9, 8000e9),
     103: _Device("B300", 148, 1.85e9, 8000e9),
     120: _Device("GeForce RTX 5090", 170, 2.407e9, 1792e9, logic=128),
@@ -105,6 +108,7 @@ def published_rates(capability: int) -> Rates:
         popcount=device.popcount * cycles,
         multiply_add=device.multiply_add * cycles,
         bmma=device.bmma * cycles,
+        wgmma=device.wgmma * cycles,
         cache_bytes=device.cache_bytes * cycles,
         memory_bytes=device.memory_bytes,
     )

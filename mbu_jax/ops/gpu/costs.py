@@ -31,8 +31,9 @@ class Work:
       logic: of a program: 32-bit logic and additions of its threads.
       popcount: of a program: words whose bits are counted.
       multiply_add: of a program: in float32.
-      bmma: of a program: one-bit multiply-accumulates on Tensor Cores.
-      cache_bytes: of a program: read through the first-level cache.
+      bmma: of a program: one-bit multiply-accumulates on Tensor Cores, of warps.
+      wgmma: of a program: those of warpgroups.
+      cache_bytes: of a program: read from the first-level cache or shared memory.
       memory_bytes: of all programs.
     """
 
@@ -41,6 +42,7 @@ class Work:
     popcount: float = 0
     multiply_add: float = 0
     bmma: float = 0
+    wgmma: float = 0
     cache_bytes: float = 0
     memory_bytes: float = 0
 
@@ -59,7 +61,7 @@ class Work:
           >>> round(copy.seconds(published_rates(90)) * 1e3, 3)
           1.002
         """
-        if self.bmma and not rates.bmma:
+        if (self.bmma and not rates.bmma) or (self.wgmma and not rates.wgmma):
             return math.inf
         longest = max(
             amount / rate if amount else 0
@@ -68,6 +70,7 @@ class Work:
                 (self.popcount, rates.popcount),
                 (self.multiply_add, rates.multiply_add),
                 (self.bmma, rates.bmma),
+                (self.wgmma, rates.wgmma),
                 (self.cache_bytes, rates.cache_bytes),
             )
         )
@@ -168,20 +171,32 @@ def bmma_conv(x: Activations, layer: PackedConv, capability: int) -> list[Work]:
     Returns:
       Work of each kernel.
     """
+    from triton_kernels.wgmma_tiles import fits
+
+    words, groups = x.words[4], word_count(layer.out_channels)
+    if layer.transposed:
+        groups *= 4
+    factors = 1 if layer.precision == "binary" else 2
+    exponents = 3 if layer.precision == "pow2" else 1
+    if fits(capability, _taps(layer), words, factors, exponents, groups):
+        work = _of_warpgroups(x, layer, factors, groups)
+    else:
+        work = _of_warps(x, layer, capability, factors, exponents, groups)
+    return [*_joined(x), work]
+
+
+def _of_warps(
+    x: Activations, layer: PackedConv, capability: int, factors: int, exponents: int, groups: int
+) -> Work:
     from triton_kernels.bmma_tiles import best_form, best_tile
 
     images, height, width, planes, words = x.words
-    taps, groups = _taps(layer), word_count(layer.out_channels)
-    form = best_form(capability, taps=taps, words=words)
+    form = best_form(capability, taps=_taps(layer), words=words)
     kernel = "bmma_conv3x3"
     if layer.transposed:
-        images, height, groups = 1, images * height, 4 * groups
-        kernel = "bmma_up_conv2x2"
+        images, height, kernel = 1, images * height, "bmma_up_conv2x2"
     tile = best_tile(images, height, width, groups, measured=measured_tiles(kernel))
-    tiles = _tiles(x, tile.rows, tile.columns, joined=layer.transposed)
-    factors = 1 if layer.precision == "binary" else 2
-    exponents = 3 if layer.precision == "pow2" else 1
-    steps = form.steps(taps * words) * exponents * planes
+    steps = form.steps(_taps(layer) * words) * exponents * planes
     pixels, channels = tile.rows * tile.columns, 32 * tile.group_warps
     products = steps * 128 * form.lane_words * pixels * factors * channels
     if form.by_and and factors == 1:
@@ -189,13 +204,36 @@ def bmma_conv(x: Activations, layer: PackedConv, capability: int) -> list[Work]:
         products = products * 40 // 32
     # A step's words of activations for each warp of channels, of weights for each warp of pixels.
     words_read = pixels * tile.group_warps + factors * channels * tile.pixel_warps
-    conv = Work(
-        programs=tiles * (groups // tile.group_warps),
+    return Work(
+        programs=_tiles(x, tile.rows, tile.columns, joined=layer.transposed)
+        * (groups // tile.group_warps),
         bmma=products,
         cache_bytes=steps * 16 * form.lane_words * words_read,
         memory_bytes=_channel_bytes(x, layer),
     )
-    return [*_joined(x), conv]
+
+
+def _of_warpgroups(x: Activations, layer: PackedConv, factors: int, groups: int) -> Work:
+    from triton_kernels.wgmma_tiles import best_slab, best_stretch, best_tile
+
+    images, height, width, planes, words = x.words
+    slab = best_slab(_taps(layer), words, factors)
+    if layer.transposed:
+        pixels = images * height * width
+        tile = best_stretch(pixels, groups, measured=measured_tiles("wgmma_up_conv2x2"))
+        tiles = math.ceil(pixels / (64 * tile.warpgroups))
+    else:
+        measured = measured_tiles("wgmma_conv3x3")
+        tile = best_tile(images, height, width, groups, measured=measured)
+        tiles = _tiles(x, tile.rows, tile.columns, joined=False)
+    # Of 64 pixels and 256 bits; both factors come from shared memory.
+    instructions = slab.count(words) * slab.steps * planes * tile.warpgroups
+    return Work(
+        programs=tiles * (groups // tile.groups),
+        wgmma=instructions * 64 * 256 * 32 * tile.groups,
+        cache_bytes=instructions * 32 * (64 + 32 * tile.groups),
+        memory_bytes=_channel_bytes(x, layer),
+    )
 
 
 def bitsliced_conv(x: Activations, layer: PackedConv, density: float) -> list[Work] | None:

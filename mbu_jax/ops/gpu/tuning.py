@@ -81,6 +81,7 @@ def device_rates(capability: int) -> tuple[str, Rates]:
         popcount=found.ceilings.popc,
         multiply_add=scale * rates.multiply_add,
         bmma=found.ceilings.bmma or 0.0,
+        wgmma=found.ceilings.wgmma or 0.0,
         cache_bytes=scale * rates.cache_bytes,
         memory_bytes=found.ceilings.copy_bytes,
     )

@@ -7,6 +7,7 @@ from jax import Array
 from mbu_jax.ops.batches import split_over_batch
 from mbu_jax.ops.gpu import tensor_cores
 from mbu_jax.ops.gpu.calls import call
+from mbu_jax.ops.gpu.tuning import measured_tiles
 from mbu_jax.packing import PackedConv, word_count
 
 
@@ -51,7 +52,9 @@ def up_conv2x2_bmma(x: Array, layer: PackedConv, weights: tuple[Array, Array]) -
                 exponents=exponents,
                 groups=groups,
                 form=form,
-                tile=bmma_tiles.best_tile(1, batch * height, width, 4 * groups),
+                tile=bmma_tiles.best_tile(
+                    1, batch * height, width, 4 * groups, measured_tiles("bmma_up_conv2x2")
+                ),
             )
         else:
             launch = wgmma_up_conv2x2.launch(
@@ -59,7 +62,9 @@ def up_conv2x2_bmma(x: Array, layer: PackedConv, weights: tuple[Array, Array]) -
                 factors=factors,
                 groups=groups,
                 slab=form,
-                tile=wgmma_tiles.best_stretch(batch * height * width, 4 * groups),
+                tile=wgmma_tiles.best_stretch(
+                    batch * height * width, 4 * groups, measured_tiles("wgmma_up_conv2x2")
+                ),
             )
         shape = (batch, 2 * height, 2 * width, planes, groups)
         return call(launch, jax.ShapeDtypeStruct(shape, jnp.uint32), x, *weights)
