@@ -153,6 +153,12 @@ def test_learned_scales_are_parameters_and_multiply(layer_type: Any) -> None:
     np.testing.assert_array_equal(dw, dq * factor)
 
 
+def test_sums_of_learned_scales_are_not_taken_for_integers() -> None:
+    block = DoubleConv(2, 3, ("ttq", "masked"), QuantizationOptions(), rngs=nnx.Rngs(0))
+    assert (block.norm1.integer, block.norm2.integer) == (False, True)
+    assert not Up(3, "ttq", QuantizationOptions(), rngs=nnx.Rngs(0)).norm.integer
+
+
 @pytest.mark.parametrize("bits", [1, 2, 32])
 def test_full_precision_convolutions_pad_with_zero(bits: int) -> None:
     rng = np.random.default_rng(2)

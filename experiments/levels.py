@@ -1,0 +1,114 @@
+"""Levels of activations and weights against time: python -m experiments.levels.
+
+Activations of 1 and 2 bits with binary, masked and power-of-two weights.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from experiments import command
+from experiments.study import figures
+from experiments.study.options import StudyOptions
+from experiments.study.program import run_study
+from experiments.study.rows import ALL_MASKED, BINARY, Row, Study, network
+from experiments.study.scales import Scale
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(StudyOptions):
+    """Train networks of 1- and 2-bit activations and three kinds of weights; compare, time them."""
+
+
+WEIGHTS = {"binary": "Binary", "all_masked": "All masked", "pow2": "Powers of two"}
+_MARKERS = {1: "o", 2: "s"}
+
+
+def rows(scale: Scale) -> list[Row]:
+    """List the networks.
+
+    Args:
+      scale: of the study.
+
+    Returns:
+      Every kind of weights with 1-bit activations, then with 2-bit ones.
+    """
+    del scale  # the same at all of them
+    known = {row.name: row for row in (BINARY, ALL_MASKED)}
+    found = []
+    for bits in (1, 2):
+        for name, label in WEIGHTS.items():
+            row = known.get(name) if bits == 1 else None
+            row = row or Row(
+                name if bits == 1 else f"{name}_2bit", label, network(name, activation_bits=bits)
+            )
+            label = f"{label}, {bits}-bit activations"
+            found.append(dataclasses.replace(row, label=label, series=name, x=bits))
+    return found
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Draw Dice over the packed networks' time, and over the activations' bits.
+
+    Args:
+      results: of the study.
+      path: PNG file.
+    """
+    made, (times, bits) = figures.figure(2)
+    points = []
+    for (name, group), colour in zip(
+        figures.series(results).items(), figures.COLOURS, strict=False
+    ):
+        figures.scatter(
+            bits,
+            group,
+            lambda _, row: row["x"],
+            "dice",
+            colour=colour,
+            label=WEIGHTS[name],
+            line=True,
+        )
+        for key, row in group.items():
+            points += figures.scatter(
+                times,
+                {key: row},
+                figures.milliseconds_of(results),
+                "dice",
+                colour=colour,
+                label=row["label"],
+                marker=_MARKERS[int(row["x"])],
+            )
+    figures.draw_frontier(times, points)
+    times.set_xlim(left=0)
+    size = results["latency"]["size"] if results["latency"] else ""
+    figures.finish(times, f"ms for an image of {size}x{size}, packed", "dice")
+    bits.set_xticks([1, 2])
+    bits.set_xlim(0.7, 2.3)
+    figures.finish(bits, "bits of the activations", "dice")
+    figures.save(made, results, path)
+
+
+STUDY = Study(
+    name="levels",
+    title="Levels of activations and weights: accuracy against time",
+    rows=rows,
+    draw=draw,
+    remarks=(
+        "Weights of powers of two are 0, ±1, ±2 and ±4.",
+        "A kind of weights keeps its own share of zeros, which the time on the bitsliced engine "
+        "follows; experiments.density varies it.",
+    ),
+)
+
+
+def main() -> None:
+    """Parse the command line and carry the study out."""
+    run_study(STUDY, command.parse(Options, {"default": Options()}))
+
+
+if __name__ == "__main__":
+    command.run(main)

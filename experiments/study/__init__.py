@@ -1,0 +1,1 @@
+"""Studies: several networks trained under one recipe over several seeds, and compared."""

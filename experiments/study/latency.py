@@ -1,0 +1,70 @@
+"""Timing the packed networks of a study's runs in one session, in turn."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from experiments.study.runs import Run
+from experiments.study.scales import Scale
+from experiments.timing import machine, time_interleaved
+from mbu_jax.inference import infer
+from mbu_jax.ops.bitsliced import library
+from mbu_jax.packing import PackedUNet
+from mbu_jax.saving import load_packed
+from mbu_jax.summary import summary
+
+
+def measured(runs: Mapping[str, Run], scale: Scale, earlier: Any) -> dict[str, Any]:
+    """Time one image on the packed network of each row, unless that was done.
+
+    Args:
+      runs: by row, finished ones; those that could not be packed are passed over.
+      scale: size of the image, and how often it is segmented.
+      earlier: what this gave before, or None; kept where nothing has changed.
+
+    Returns:
+      ``size``, ``rounds``, ``machine``, the ``instructions`` of the bitsliced engine, and by row
+      the name of the ``run``, ``seconds`` of every round, their ``median``, the ``engines`` of the
+      convolutions, ``nonzero_macs`` of the network and ``bitsliced_macs``, those that skipping
+      zeros leaves.
+    """
+    packed = {name: run for name, run in runs.items() if run.directory.model.exists()}
+    size = scale.image_size
+    session: dict[str, Any] = {"size": size, "rounds": scale.rounds, "machine": machine()}
+    session["instructions"] = None if library.absent() else library.instructions()
+    names = {name: run.directory.path.name for name, run in packed.items()}
+    if earlier is not None and {k: earlier.get(k) for k in session} == session:
+        rows = earlier["rows"]
+        if {name: row["run"] for name, row in rows.items()} == names:
+            return earlier
+    image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+    calls: dict[str, Callable[[], Any]] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    for name, run in tqdm(packed.items(), desc="compiling", unit="network", disable=None):
+        params = load_packed(run.directory.model)
+        layers = summary(params, image_size=(size, size))
+        facts[name] = {
+            "run": names[name],
+            "engines": sorted({layer.engine for layer in layers.layers[1:-1]}),
+            "nonzero_macs": layers.total("nonzero_macs"),
+            "bitsliced_macs": layers.total("bitsliced_macs"),
+        }
+        calls[name] = _call(params, image)
+        for _ in range(2):  # the first one compiles
+            calls[name]()
+    seconds = time_interleaved(calls, scale.rounds) if calls else {}
+    rows = {
+        name: row | {"seconds": seconds[name], "median": float(np.median(seconds[name]))}
+        for name, row in facts.items()
+    }
+    return session | {"rows": rows}
+
+
+def _call(params: PackedUNet, image: np.ndarray) -> Callable[[], Any]:
+    program = jax.jit(infer).lower(params, jax.ShapeDtypeStruct(image.shape, image.dtype)).compile()
+    params = jax.tree.map(jnp.asarray, params)
+    return lambda: np.asarray(program(params, image))

@@ -1,0 +1,110 @@
+"""From a study's command line to its results, table and figure."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from experiments.study.options import StudyOptions
+from experiments.study.rows import Study
+from experiments.study.runs import Run, chosen, plan
+from experiments.study.scales import chosen_scale
+from experiments.study.tables import table
+from mbu_jax.errors import InputError
+from mbu_jax.files import write_bytes_atomic, write_json_atomic
+
+RESULTS, TABLE, FIGURE = "results.json", "table.md", "figure.png"
+
+
+def run_study(study: Study, options: StudyOptions) -> None:
+    """Carry out what is not finished, time the packed networks, write the report.
+
+    Args:
+      study: the study.
+      options: the command line.
+
+    Raises:
+      InputError: for options, data or folders that cannot be used.
+    """
+    scale = chosen_scale(options)
+    runs = plan(study.rows(scale), scale, options)
+    wanted = chosen(runs, options.rows)
+    if options.dry_run:
+        print(_listing(wanted))
+        return
+    folder = options.out or Path("results", study.name, scale.name)
+    _make(folder)
+    earlier = _earlier(folder / RESULTS)
+    # Late, because these import JAX's devices, Orbax and more, which a listing can do without.
+    from experiments.study.execution import carry_out
+    from experiments.study.latency import measured
+    from experiments.study.report import collect
+
+    failed = carry_out(wanted)
+    latency = measured(_first_finished(runs), scale, earlier and earlier["latency"])
+    results = collect(study, scale, options, runs, failed, latency)
+    write_json_atomic(folder / RESULTS, results)
+    redraw(study, folder)
+    print(table(results))
+    print(f"{folder / RESULTS} holds everything raw; {TABLE} and {FIGURE} lie beside it")
+
+
+def redraw(study: Study, folder: Path) -> None:
+    """Make the table and the figure from the raw results.
+
+    Args:
+      study: the study.
+      folder: of its report.
+
+    Raises:
+      InputError: where the results are missing or damaged.
+    """
+    results = _earlier(folder / RESULTS)
+    if results is None:
+        raise InputError(f"{folder} holds no {RESULTS}; run experiments.{study.name} first")
+    write_bytes_atomic(folder / TABLE, table(results).encode())
+    study.draw(results, folder / FIGURE)
+
+
+def _first_finished(runs: list[Run]) -> dict[str, Run]:
+    found: dict[str, Run] = {}
+    for run in runs:
+        if run.finished:
+            found.setdefault(run.row.name, run)
+    return found
+
+
+def _listing(runs: list[Run]) -> str:
+    states = [run.progress() for run in runs]
+    width = max(len(run.row.name) for run in runs)
+    lines = [
+        f"{run.row.name:<{width}}  seed {run.config.seed}  {state:<22}  {run.directory.path}"
+        for run, state in zip(runs, states, strict=True)
+    ]
+    # Rows may share a run.
+    paths = {
+        run.directory.path: state == "finished" for run, state in zip(runs, states, strict=True)
+    }
+    return "\n".join([*lines, f"{sum(paths.values())} of {len(paths)} runs are finished"])
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be made ({error.strerror}); choose another --out"
+        ) from error
+
+
+def _earlier(path: Path) -> dict[str, Any] | None:
+    """The results that lie there."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        results["rows"], results["latency"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} holds no results of a study ({error}); move it away, or choose another --out"
+        ) from error
+    return results

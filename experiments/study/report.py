@@ -1,0 +1,149 @@
+"""A study's results: everything raw as JSON, from which the table and the figure are made."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.study import paper
+from experiments.study.options import StudyOptions
+from experiments.study.rows import Study
+from experiments.study.runs import Run, described, differences
+from experiments.study.scales import Scale
+from experiments.timing import machine
+from mbu_jax.errors import InputError
+
+_SCORES = ("dice", "iou", "f1", "precision", "recall", "pooled_iou")
+
+
+def collect(
+    study: Study,
+    scale: Scale,
+    options: StudyOptions,
+    runs: Sequence[Run],
+    failed: Mapping[str, str],
+    latency: Any,
+) -> dict[str, Any]:
+    """Bring together what is known of a study's runs.
+
+    Args:
+      study: the study.
+      scale: its size.
+      options: the command line.
+      runs: all of the study's, finished or not.
+      failed: by name of its directory, why a run could not be finished.
+      latency: what `experiments.study.latency.measured` gave, or None.
+
+    Returns:
+      The content of ``results.json``.
+    """
+    base = described(scale.config)
+    rows: dict[str, dict[str, Any]] = {}
+    definitions: dict[str, str] = {}
+    images = None
+    for run in runs:
+        row = run.row
+        found = rows.setdefault(
+            row.name,
+            {
+                "label": row.label,
+                "series": row.series,
+                "x": row.x,
+                "start": row.start,
+                "paper": paper.scores(scale.config.dataset, row.paper),
+                "runs": [],
+            },
+        )
+        entry: dict[str, Any] = {
+            "seed": run.config.seed,
+            "run": run.directory.path.name,
+            "options": differences(described(run.config), base),
+        }
+        if run.finished:
+            scored, facts = _read(run.directory.evaluation), _read(run.facts)
+            definitions, images = scored["definitions"], scored["images"]
+            entry["scores"] = {name: scored[name] for name in _SCORES}
+            entry |= {"best_update": scored["step"], **facts}
+        elif entry["run"] in failed:
+            entry["failed"] = failed[entry["run"]]
+        else:
+            entry["not_run"] = run.progress()
+        found["runs"].append(entry)
+    return {
+        "study": study.name,
+        "title": study.title,
+        "scale": scale.name,
+        "dataset": scale.config.dataset,
+        "validation_images": images,
+        "command": _command(study, options),
+        "machine": machine(),
+        "definitions": definitions,
+        "remarks": list(study.remarks),
+        "options": base,
+        "rows": rows,
+        "latency": latency,
+    }
+
+
+def finished_runs(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """List the runs of a row that have scores.
+
+    Args:
+      row: of ``results.json``.
+
+    Returns:
+      Its finished runs.
+    """
+    return [run for run in row["runs"] if "scores" in run]
+
+
+def spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Average over seeds.
+
+    Args:
+      values: one a seed, at least one.
+
+    Returns:
+      Their mean, and their standard deviation (of a sample), None for one value.
+
+    Example:
+      >>> spread([0.5, 0.75, 1.0])
+      (0.75, 0.25)
+    """
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return statistics.fmean(values), deviation
+
+
+def milliseconds(results: Mapping[str, Any], name: str) -> float | None:
+    """Look up how long a row's packed network takes for an image.
+
+    Args:
+      results: of a study.
+      name: of the row.
+
+    Returns:
+      The median in milliseconds, or None where it was not measured.
+    """
+    row = ((results["latency"] or {}).get("rows") or {}).get(name)
+    return None if row is None else 1000 * row["median"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error}); remove that run's directory to train it again"
+        ) from error
+
+
+def _command(study: Study, options: StudyOptions) -> str:
+    """How to get these results; where the data lie is another's matter."""
+    parts = [f"python -m experiments.{study.name} --scale {options.scale}"]
+    for name in ("dataset", "seeds", "rounds"):
+        if (value := getattr(options, name)) is not None:
+            parts.append(f"--{name} {value}")
+    if options.data_dir is not None:
+        parts.append("--data-dir DIR")
+    return " ".join(parts)

@@ -1,0 +1,128 @@
+"""The rows of a study: networks by name, as changes of the options that all runs share."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from experiments.study.scales import Scale
+from mbu_jax.architecture import LAYER_NAMES
+from mbu_jax.train.config import TrainConfig
+
+TARGET_DENSITY = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One network, trained with several seeds.
+
+    Attributes:
+      name: as ``--rows`` takes it.
+      label: as tables and figures show it.
+      changes: options by dotted name, and their values.
+      start: name of the row whose run of the same seed gives the initial weights.
+      paper: what the paper calls it, where it is in Table 1.
+      series: which points of the figure belong together.
+      x: where its point lies in the series, in what the figure shows from left to right.
+    """
+
+    name: str
+    label: str
+    changes: Mapping[str, Any]
+    start: str | None = None
+    paper: str | None = None
+    series: str = ""
+    x: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What one command compares.
+
+    Attributes:
+      name: of the command and of its folder.
+      title: of the table and the figure.
+      rows: the rows at a scale; each comes after the one that it starts from.
+      draw: draws the report's content, as read from JSON, into a PNG file.
+      remarks: what a reader of the table must know.
+    """
+
+    name: str
+    title: str
+    rows: Callable[[Scale], Sequence[Row]]
+    draw: Callable[[dict[str, Any], Path], None]
+    remarks: tuple[str, ...] = ()
+
+
+def changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+    """Change options of a run.
+
+    Args:
+      config: all options.
+      changes: new values by dotted name.
+
+    Returns:
+      The changed options.
+
+    Example:
+      >>> changed(TrainConfig(), {"model.width": 8, "seed": 3}).model.width
+      8
+    """
+    for name, value in changes.items():
+        group, dot, option = name.partition(".")
+        if dot:
+            value = dataclasses.replace(getattr(config, group), **{option: value})
+        config = dataclasses.replace(config, **{group: value})
+    return config
+
+
+def network(name: str, **options: Any) -> Mapping[str, Any]:
+    """Name a network and options of its own as changes.
+
+    Args:
+      name: as ``--network`` takes it.
+      **options: other fields of `ModelOptions`.
+
+    Returns:
+      The changes.
+
+    Example:
+      >>> dict(network("binary", activation_bits=2))
+      {'model.network': 'binary', 'model.activation_bits': 2}
+    """
+    changes = {"network": name} | options
+    return MappingProxyType({f"model.{option}": value for option, value in changes.items()})
+
+
+def masked_row(count: int, cost: str = "paper") -> Row:
+    """Mask the first layers of a priority list, as the paper's MBU-Net does.
+
+    Args:
+      count: how many.
+      cost: whose list, as ``--masking-cost`` takes it.
+
+    Returns:
+      The row; with none or all layers it is the same for every list.
+    """
+    if count == 0:
+        return BINARY
+    if count == len(LAYER_NAMES):
+        return ALL_MASKED
+    changes = network("mbu", masked_layers=count)
+    layers = f"{count} layer{'s' * (count > 1)} masked"
+    if cost == "paper":
+        paper = "MBU-Net" if count == 6 else None
+        return Row(f"mbu{count}", f"MBU-Net, {layers}", changes, paper=paper)
+    changes = MappingProxyType({**changes, "model.masking_cost": cost})
+    return Row(f"{cost}{count}", f"{layers}, by what the zeros save", changes)
+
+
+BINARY = Row("binary", "Binary", network("binary"), paper="Binary")
+ALL_MASKED = Row("all_masked", "All masked", network("all_masked"))
+KEPT = Row(
+    "kept_10",
+    "All masked, the largest 10 % kept",
+    network("all_masked", ternarizer="density", density=TARGET_DENSITY),
+)
+TWN = Row("twn", "All masked, threshold of TWN", network("all_masked", ternarizer="twn"))

@@ -1,0 +1,127 @@
+"""A study's results as a table in Markdown."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from experiments.study import paper
+from experiments.study.report import finished_runs, milliseconds, spread
+
+_TITLES = {"dice": "Dice", "iou": "IoU", "f1": "F1"}
+_ABSENT = "-"
+
+type _Column = tuple[str, Callable[[str, Mapping[str, Any]], str]]
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Lay results out.
+
+    Args:
+      results: content of ``results.json``.
+
+    Returns:
+      Markdown: what was done, a line a row (mean ± standard deviation over seeds), remarks.
+    """
+    columns = _columns(results)
+    lines = [f"# {results['title']}", "", *_heading(results), ""]
+    lines += ["| " + " | ".join(title for title, _ in columns) + " |"]
+    lines += ["|" + "---|" * len(columns)]
+    for name, row in results["rows"].items():
+        lines.append("| " + " | ".join(cell(name, row) for _, cell in columns) + " |")
+    lines += ["", *_remarks(results)]
+    return "\n".join(lines) + "\n"
+
+
+def _heading(results: Mapping[str, Any]) -> list[str]:
+    lines = [f"`{results['command']}`", ""]
+    machines = {
+        _machine(run["machine"]): None
+        for row in results["rows"].values()
+        for run in finished_runs(row)
+    }
+    lines += [f"Trained on {'; '.join(machines)}."] if machines else ["Nothing is trained yet."]
+    latency = results["latency"]
+    if latency is not None and latency["rows"]:
+        engines = {engine for row in latency["rows"].values() for engine in row["engines"]}
+        lines.append(
+            f"Packed networks of the first seed timed on {_machine(latency['machine'])}, engine "
+            f"{' and '.join(sorted(engines))} (bitsliced with {latency['instructions']}), one "
+            f"image of {latency['size']}x{latency['size']}: medians of {latency['rounds']} "
+            "interleaved rounds."
+        )
+    if results["validation_images"] is not None:
+        lines.append(
+            f"Scores of {results['validation_images']} validation images of {results['dataset']}: "
+            "mean over seeds ± standard deviation of a sample."
+        )
+    return lines
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    device = machine["device"]
+    name = machine["cpu"] if device == "cpu" else f"{device}, {machine['cpu']}"
+    return f"{name}, {machine['cores']} cores ({versions})"
+
+
+def _columns(results: Mapping[str, Any]) -> list[_Column]:
+    rows = results["rows"].values()
+    columns: list[_Column] = [("network", lambda _, row: row["label"])]
+    columns += [(title, _score(score)) for score, title in _TITLES.items()]
+    columns.append(("seeds", lambda _, row: str(len(finished_runs(row)))))
+    if any("density" in run for row in rows for run in finished_runs(row)):
+        columns.append(("non-zero weights", lambda _, row: _density(row)))
+    if any(milliseconds(results, name) is not None for name in results["rows"]):
+        columns.append(("ms", lambda name, _: _optional(milliseconds(results, name), "#.3g")))
+    columns.append(("minutes", lambda _, row: _minutes(row)))
+    if any(row["paper"] for row in rows):
+        columns += [(f"paper's {_TITLES[score]}", _paper(score)) for score in paper.SCORES]
+    return columns
+
+
+def _score(name: str) -> Callable[[str, Mapping[str, Any]], str]:
+    def cell(_: str, row: Mapping[str, Any]) -> str:
+        values = [run["scores"][name] for run in finished_runs(row)]
+        if not values:
+            return "not run" if name == "dice" else _ABSENT
+        mean, deviation = spread(values)
+        return f"{mean:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
+
+    return cell
+
+
+def _paper(name: str) -> Callable[[str, Mapping[str, Any]], str]:
+    return lambda _, row: _optional(row["paper"] and row["paper"][name], ".3f")
+
+
+def _density(row: Mapping[str, Any]) -> str:
+    values = [run["density"] for run in finished_runs(row) if "density" in run]
+    return f"{100 * spread(values)[0]:.1f} %" if values else _ABSENT
+
+
+def _minutes(row: Mapping[str, Any]) -> str:
+    values = [run["minutes"] for run in finished_runs(row)]
+    return f"{spread(values)[0]:.1f}" if values else _ABSENT
+
+
+def _optional(value: float | None, form: str) -> str:
+    return _ABSENT if value is None else f"{value:{form}}"
+
+
+def _remarks(results: Mapping[str, Any]) -> list[str]:
+    lines = [f"- {remark}" for remark in results["remarks"]]
+    for row in results["rows"].values():
+        for run in row["runs"]:
+            if "failed" in run:
+                lines.append(f"- {row['label']}, seed {run['seed']}: {run['failed']}")
+    for score, title in _TITLES.items():
+        if definition := results["definitions"].get(score):
+            lines.append(f"- {title}: {definition}")
+    if any(row["paper"] for row in results["rows"].values()):
+        lines.append(
+            "- The paper's numbers are those of its Table 1, of networks of width 64 trained by "
+            "its own recipe on images of its own size and split."
+        )
+    lines.append(
+        "- Minutes are those of the updates, their compilation included, evaluations left out."
+    )
+    return lines

@@ -1,0 +1,180 @@
+"""Tables and figures from stored results, whose numbers are known."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.study import figures, paper
+from experiments.study.options import StudyOptions
+from experiments.study.report import collect, finished_runs, milliseconds, spread
+from experiments.study.runs import plan
+from experiments.study.scales import chosen_scale
+from experiments.study.tables import table
+from mbu_jax.errors import InputError
+from tests.experiments.study.stored import MACHINE, dice, latency, store
+
+NAMES = ["table1", "bits", "levels", "density", "pareto"]
+
+
+def results_of(name: str, runs: Path, timed: bool = True, **changes: Any) -> dict[str, Any]:
+    options = StudyOptions(runs=runs, **changes)
+    scale = chosen_scale(options)
+    study = importlib.import_module(f"experiments.{name}").STUDY
+    planned = plan(study.rows(scale), scale, options)
+    for run in planned:
+        store(run)
+    times = latency(planned) if timed else None
+    # As it is read back.
+    return json.loads(json.dumps(collect(study, scale, options, planned, {}, times)))
+
+
+def lines(text: str) -> list[list[str]]:
+    """Cells of a Markdown table."""
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in row] for row in rows]
+
+
+def test_the_table_has_means_spreads_and_the_papers_numbers(tmp_path: Path) -> None:
+    results = results_of("table1", tmp_path)
+    text = table(results)
+    head, *rows = lines(text)
+    assert head == [
+        *("network", "Dice", "IoU", "F1", "seeds", "non-zero weights", "ms", "minutes"),
+        *("paper's Dice", "paper's IoU", "paper's F1"),
+    ]
+    by_label = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert len(by_label) == len(results["rows"]) == 11
+    scores = [run["scores"]["dice"] for run in results["rows"]["binary"]["runs"]]
+    assert len(scores) == 3
+    binary = by_label["Binary"]
+    expected = f"{np.mean(scores):.3f} ± {np.std(scores, ddof=1):.3f}"
+    assert (binary["Dice"], binary["seeds"]) == (expected, "3")
+    assert [binary[f"paper's {score}"] for score in ("Dice", "IoU", "F1")] == [
+        *("0.434", "0.302", "0.464")
+    ]
+    assert binary["ms"] == "30.0"
+    assert binary["non-zero weights"] == "99.0 %"
+    assert by_label["TTQ"]["ms"] == "-"
+    assert by_label["TTQ"]["paper's Dice"] == "-"
+    assert by_label["Full precision"]["non-zero weights"] == "-"
+    assert results["command"] in text
+    for said in (
+        MACHINE["cpu"],
+        "jax 1.2",
+        "512x512",
+        "with SSE9",
+        "144 validation images",
+        "not say how many",
+    ):
+        assert said in text
+
+
+def test_one_seed_has_no_spread_and_other_datasets_other_numbers(tmp_path: Path) -> None:
+    results = results_of("table1", tmp_path, timed=False, seeds=1, dataset="isic")
+    head, *rows = lines(table(results))
+    assert "ms" not in head
+    int8 = next(row for row in rows if row[0].startswith("INT8"))
+    assert "±" not in int8[1]
+    assert int8[-3:] == ["0.763", "0.633", "0.776"]
+    synthetic = results_of("table1", tmp_path, seeds=1, dataset="synthetic")
+    assert not any("paper's" in cell for cell in lines(table(synthetic))[0])
+
+
+def test_results_keep_everything_raw(tmp_path: Path) -> None:
+    results = results_of("density", tmp_path, seeds=2, data_dir=Path("here"))
+    assert results["command"].endswith("--seeds 2 --data-dir DIR")
+    assert "here" not in json.dumps(results)
+    assert str(tmp_path) not in json.dumps(results)
+    assert results["options"]["model.width"] == 32
+    run = results["rows"]["l1_0.1"]["runs"][1]
+    assert run["options"] == {
+        "model.network": "all_masked",
+        "optimizer.latent_l1": 0.1,
+        "seed": 1,
+    }
+    assert set(run["scores"]) == {"dice", "iou", "f1", "precision", "recall", "pooled_iou"}
+    assert (run["densities"], run["minutes"], run["updates"]) == ({"stem.conv2": 0.1}, 1.5, 9)
+    assert run["machine"] == MACHINE
+    assert len(results["latency"]["rows"]["binary"]["seconds"]) == 3
+    assert milliseconds(results, "binary") == pytest.approx(30)
+    assert milliseconds(results, "nobody") is None
+
+
+def test_a_damaged_run_is_named(tmp_path: Path) -> None:
+    options = StudyOptions(runs=tmp_path, seeds=1)
+    scale = chosen_scale(options)
+    study = importlib.import_module("experiments.bits").STUDY
+    planned = plan(study.rows(scale), scale, options)
+    store(planned[0])
+    planned[0].facts.write_text("{")
+    with pytest.raises(InputError, match=r"facts.json cannot be read .* remove that run"):
+        collect(study, scale, options, planned, {}, None)
+
+
+def test_spread_and_frontier() -> None:
+    assert spread([0.25]) == (0.25, None)
+    mean, deviation = spread([0.1, 0.2, 0.6])
+    assert (mean, deviation) == (pytest.approx(0.3), pytest.approx(np.std([1, 2, 6], ddof=1) / 10))
+    points = [(3.0, 0.9), (1.0, 0.5), (2.0, 0.5), (2.5, 0.7), (1.0, 0.4), (4.0, 0.8)]
+    kept = list(figures.frontier(points))
+    beaten = [any(p != q and p[0] <= q[0] and p[1] >= q[1] for p in points) for q in points]
+    assert kept == sorted(q for q, lost in zip(points, beaten, strict=True) if not lost)
+
+
+def test_the_papers_table() -> None:
+    """Its text: the average drops of MBU-Net are 0.029, 0.037 and 0.024."""
+    drops = [
+        [full - mbu for full, mbu in zip(t["Full Precision"], t["MBU-Net"], strict=True)]
+        for t in paper.TABLE_1.values()
+    ]
+    np.testing.assert_allclose(np.mean(drops, axis=0), [0.029, 0.037, 0.024], atol=6e-4)
+    assert paper.scores("nuclei", None) is None
+    assert paper.scores("synthetic", "Binary") is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figures_show_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    study = importlib.import_module(f"experiments.{name}").STUDY
+    results = results_of(name, tmp_path / "runs", seeds=2)
+    made = []
+    save = figures.save
+    monkeypatch.setattr(figures, "save", lambda *all: (made.append(all[0]), save(*all)))
+    study.draw(results, tmp_path / "figure.png")
+    with Image.open(tmp_path / "figure.png") as image:
+        assert image.format == "PNG"
+        assert image.width > 600
+    drawn = {
+        round(float(y if name != "table1" else x), 6)
+        for axes in made[0].axes
+        for line in axes.get_lines()
+        for x, y in np.asarray(line.get_xydata(), float)
+    }
+    for row in results["rows"].values():
+        scores = [run["scores"]["dice"] for run in finished_runs(row)]
+        assert round(float(np.mean(scores)), 6) in drawn
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_figure_of_a_study_that_has_begun(tmp_path: Path, name: str) -> None:
+    results = results_of(name, tmp_path / "runs", timed=False, seeds=1)
+    first, *others = results["rows"].values()
+    for row in others:
+        row["runs"] = [{"seed": 0, "run": "a", "options": {}, "not_run": "to do"}]
+    if name in ("bits", "pareto"):
+        first["runs"].clear()
+    importlib.import_module(f"experiments.{name}").STUDY.draw(results, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").exists()
+    assert "| not run | - |" in table(results)
+
+
+def test_scores_of_the_stand_in_differ(tmp_path: Path) -> None:
+    """Or the tests above could mistake one row for another."""
+    options = StudyOptions(runs=tmp_path, seeds=2)
+    scale = chosen_scale(options)
+    runs = plan(importlib.import_module("experiments.levels").STUDY.rows(scale), scale, options)
+    assert len({dice(run) for run in runs}) > len(runs) / 2
