@@ -21,15 +21,12 @@ SPECS = [
     ConvSpec("one_pixel", (1, 1, 1), (64,), 64, "masked"),
     ConvSpec("two_words", (2, 9, 17), (60,), 64, "masked"),
     ConvSpec("two_words_two_bits", (1, 17, 7), (33, 20), 64, "masked", 2),
-    ConvSpec("three_words", (1, 9, 9), (33, 20), 50, "masked"),
-    ConvSpec("six_words", (1, 8, 8), (64, 128), 128, "masked"),
     ConvSpec("nine_words_two_bits", (2, 5, 9), (40, 202), 128, "masked", 2),
     ConvSpec("three_words", (1, 9, 10), (96,), 64, "binary"),
     ConvSpec("four_words_two_bits", (1, 10, 9), (64, 33), 40, "binary", 2),
     ConvSpec("six_words", (1, 7, 17), (170,), 128, "binary"),
     ConvSpec("sixteen_words", (1, 3, 5), (256, 256), 64, "binary", 2),
     ConvSpec("four_words", (2, 5, 7), (128,), 33, "masked", side=2),
-    ConvSpec("nine_words_two_bits", (1, 9, 9), (40, 202), 40, "masked", 2, side=2),
     ConvSpec("eight_words", (3, 1, 25), (250,), 30, "binary", side=2),
     ConvSpec("sixteen_words", (1, 9, 8), (512,), 64, "binary", 2, side=2),
 ]
@@ -59,7 +56,6 @@ TILES = [
     (Tile(8, 4, 2), ConvSpec("tallest", (1, 33, 9), (96,), 64, "binary")),
     (Tile(16, 4, 4), ConvSpec("square", (2, 17, 18), (160,), 128, "masked")),
     (Tile(32, 4, 1), ConvSpec("widest", (1, 9, 33), (128,), 32, "binary", 2)),
-    (Tile(8, 2, 2), ConvSpec("up", (1, 9, 15), (250,), 64, "masked", side=2)),
     (Tile(8, 4, 4), ConvSpec("up", (1, 17, 31), (128,), 64, "masked", 2, side=2)),
 ]
 
