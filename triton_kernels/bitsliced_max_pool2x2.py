@@ -92,6 +92,6 @@ def launch(x: tuple[int, ...], *, width: int) -> Launch:
         blocks=batch * cdiv(rows * cdiv(width, 64), _BLOCK),
         sizes={"rows": rows, "width": width},
         constants={"PLANES": planes, "BLOCK": _BLOCK},
-        warps=2,
+        warps=8,
         registers=128,
     )

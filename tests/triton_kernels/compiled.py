@@ -5,6 +5,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ class Sass:
     Attributes:
       registers: of a thread.
       stack: bytes of local memory of a thread.
+      calls_library: whether ptxas put functions of its own beside the kernel.
     """
 
     def __init__(self, kernel: Any):
@@ -72,16 +74,33 @@ class Sass:
         found = re.search(r"REG:(\d+) STACK:(\d+)", self._dumped("--dump-resource-usage"))
         assert found is not None
         self.registers, self.stack = map(int, found.groups())
+        self.calls_library = b"__internal_" in self._cubin
 
     @functools.cached_property
-    def opcodes(self) -> Counter[str]:
-        """How often each occurs, modifiers cut off; disassembling takes longer than compiling."""
-        line = r"/\*([0-9a-f]{4,})\*/ +(?:@!?U?P\w+ +)?([A-Z][A-Z0-9]+)(.*)"
-        return Counter(
-            opcode
-            for at, opcode, rest in re.findall(line, self._dumped("-sass"))
-            if not _leaves_loop(int(at, 16), opcode, rest)
+    def instructions(self) -> list[tuple[int, str, str]]:
+        """Addresses, opcodes with modifiers, operands; this takes longer than compiling."""
+        line = r"/\*([0-9a-f]{4,})\*/ +(?:@!?U?P\w+ +)?([A-Z][A-Z0-9]+(?:\.\w+)*)(.*)"
+        found = (
+            (int(at, 16), opcode, operands)
+            for at, opcode, operands in re.findall(line, self._dumped("-sass"))
         )
+        return [each for each in found if not _leaves_loop(*each)]
+
+    @property
+    def opcodes(self) -> Counter[str]:
+        """How often each occurs, modifiers cut off."""
+        return _counted(self.instructions)
+
+    @property
+    def loops(self) -> list[Counter[str]]:
+        """The opcodes of loops, from what a branch leads back to up to the branch."""
+        found = []
+        for at, opcode, operands in self.instructions:
+            target = re.search(r"0x([0-9a-f]+)", operands)
+            if opcode.split(".")[0] == "BRA" and target and int(target[1], 16) < at:
+                first = int(target[1], 16)
+                found.append(_counted(each for each in self.instructions if first <= each[0] <= at))
+        return found
 
     def _dumped(self, option: str) -> str:
         with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -91,7 +110,12 @@ class Sass:
             return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def _leaves_loop(at: int, opcode: str, rest: str) -> bool:
+def _counted(instructions: Iterable[tuple[int, str, str]]) -> Counter[str]:
+    return Counter(opcode.split(".")[0] for _, opcode, _ in instructions)
+
+
+def _leaves_loop(at: int, opcode: str, operands: str) -> bool:
     """Whether this is how ptxas jumps over a loop's last branch on sm_80: by a call."""
-    target = re.search(r" 0x([0-9a-f]+)", rest)
-    return opcode == "CALL" and target is not None and int(target[1], 16) == at + 0x20
+    target = re.search(r" 0x([0-9a-f]+)", operands)
+    called = opcode.split(".")[0] == "CALL"
+    return called and target is not None and int(target[1], 16) == at + 0x20
