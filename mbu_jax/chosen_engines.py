@@ -3,15 +3,13 @@
 import dataclasses
 from typing import NamedTuple
 
-import jax
-
 from mbu_jax.errors import InputError
 from mbu_jax.ops.bitsliced import library, pixels
 from mbu_jax.ops.conv3x3.primitive import OPERATION as CONV3X3
 from mbu_jax.ops.gpu import target
 from mbu_jax.ops.gpu.tuning import device_rates
 from mbu_jax.ops.head.primitive import OPERATION as HEAD
-from mbu_jax.ops.operation import PLATFORMS, Operation
+from mbu_jax.ops.operation import PLATFORMS, Operation, default_platform
 from mbu_jax.ops.planning import plan
 from mbu_jax.ops.stem.primitive import OPERATION as STEM
 from mbu_jax.ops.up_conv2x2.primitive import OPERATION as UP_CONV2X2
@@ -73,7 +71,7 @@ def chosen_engines(
         nor named.
     """
     if platform is None:
-        platform = _default_platform() if compute_capability is None else "cuda"
+        platform = default_platform() if compute_capability is None else "cuda"
     if platform not in PLATFORMS:
         raise InputError(f"platform is {platform!r}; choose one of {', '.join(PLATFORMS)}")
     if platform != "cuda" and compute_capability is not None:
@@ -127,11 +125,3 @@ def _operation(params: PackedUNet, name: str, on_planes: bool) -> Operation:
     if on_planes:
         return pixels.CONV
     return UP_CONV2X2 if params.convs[name].transposed else CONV3X3
-
-
-def _default_platform() -> str:
-    """The default device's platform as engines call it."""
-    device = jax.devices()[0]
-    if device.platform != "gpu":
-        return device.platform
-    return "rocm" if "rocm" in device.client.platform_version.lower() else "cuda"

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from mbu_jax.errors import InputError
 from mbu_jax.inference import infer
 from mbu_jax.ops.gpu import target
-from mbu_jax.ops.operation import PLATFORMS, known_platform
+from mbu_jax.ops.operation import PLATFORMS, default_platform, known_platform
 from mbu_jax.packing import PackedUNet
 
 
@@ -83,7 +83,8 @@ def prepare(
     Args:
       params: the network.
       shape: of the images, [B, H, W, C] or [H, W, C].
-      platform: where it will run, ``cpu``, ``cuda``, ``rocm`` or ``tpu``, by default here.
+      platform: where it will run, ``cpu``, ``cuda``, ``rocm`` or ``tpu``; None is that of the
+        default device, or ``cuda`` where a compute capability is given.
       compute_capability: of the GPU that it is for, 90 for an H100; by default that of the GPU
         here. No GPU is needed to name one.
       implementation: name of the engine of the convolutions, or None for the best that the
@@ -106,8 +107,9 @@ def prepare(
       >>> bool((segment(images) == infer(params, images)).all())
       True
     """
-    here = _platform_here()
-    platform = platform or here
+    here = default_platform()
+    if platform is None:
+        platform = here if compute_capability is None else "cuda"
     images = _checked(shape, dtype, platform, compute_capability)
     aims = contextlib.ExitStack()
     if platform != here or compute_capability not in (None, target.target()):
@@ -139,10 +141,3 @@ def _checked(
     if len(shape) not in (3, 4) or not all(isinstance(n, int) and n > 0 for n in shape):
         raise InputError(f"shape is {tuple(shape)}; give [B, H, W, C] or [H, W, C], all 1 or more")
     return jax.ShapeDtypeStruct(tuple(shape), dtype)
-
-
-def _platform_here() -> str:
-    device = jax.local_devices()[0]
-    if device.platform != "gpu":
-        return device.platform
-    return "rocm" if "rocm" in device.client.platform_version.lower() else "cuda"

@@ -62,6 +62,18 @@ def platform_known() -> str | None:
     return _platform.value
 
 
+def default_platform() -> str:
+    """Find the platform of the default device.
+
+    Returns:
+      ``cpu``, ``cuda``, ``rocm`` or ``tpu``, as engines call it.
+    """
+    device = jax.devices()[0]
+    if device.platform != "gpu":
+        return device.platform
+    return "rocm" if "rocm" in device.client.platform_version.lower() else "cuda"
+
+
 @dataclasses.dataclass(frozen=True)
 class Engine:
     """One way to run an operation.
