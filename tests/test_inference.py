@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+import warnings
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mbu_jax.activations import model_with_activations
 from mbu_jax.errors import InputError
-from mbu_jax.inference import infer, infer_with_activations, pack
+from mbu_jax.inference import _TELLING, _tell_once, infer, infer_with_activations, pack
 from mbu_jax.layers import QuantizationOptions
 from mbu_jax.packing import PackedUNet
 from mbu_jax.unet import UNet, UNetConfig
@@ -176,3 +177,18 @@ def test_packing_is_for_values_not_for_tracers() -> None:
     model = UNet(UNetConfig(width=4), rngs=nnx.Rngs(0))
     with pytest.raises(InputError, match="outside jit"):
         nnx.jit(pack)(model)
+
+
+def test_only_a_cpu_is_told_what_its_library_lacks(
+    params: PackedUNet, images: Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mbu_jax.ops.bitsliced.library.absent", lambda: "it is away")
+    _tell_once.cache_clear()
+    assert "mbu_telling" in str(jax.make_jaxpr(functools.partial(infer, params))(images))
+    traced = jax.jit(lambda x: _TELLING(x, None)).trace(images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        traced.lower(lowering_platforms=("cuda",))
+    with pytest.warns(UserWarning, match="bitsliced engine cannot run, so xla does: it is away"):
+        traced.lower(lowering_platforms=("cpu",))
+    _tell_once.cache_clear()

@@ -1,7 +1,10 @@
 """The cheapest plan against every plan, and what predictions must say of engines and devices."""
 
+import functools
 import itertools
 import math
+import re
+from collections import Counter
 from typing import Any
 
 import jax
@@ -9,10 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxlib import gpu_triton
 
+from mbu_jax.inference import infer
 from mbu_jax.ops.gpu import costs
 from mbu_jax.ops.gpu.cost_rates import published_rates, typical_device
 from mbu_jax.ops.gpu.costs import Activations, Work
+from mbu_jax.ops.gpu.target import compute_capability
 from mbu_jax.ops.layouts import LayoutName, Place
 from mbu_jax.ops.planning import Option, Plan, Step, cheapest, plan
 from mbu_jax.ops.specs import ConvSpec
@@ -130,6 +136,21 @@ def test_zeros_make_the_bitsliced_engine_worth_its_changes_of_layout() -> None:
 
     jax.eval_shape(traced, sparse)
     assert seen[0] == planned(config, 86, images=64)
+
+
+def test_infer_follows_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_triton, "TritonKernel", object(), raising=False)
+    params = random_packed(UNetConfig.preset("all_masked"), density=0.1)
+    images = jax.ShapeDtypeStruct((64, 510, 512, 3), "uint8")
+    for capability in (86, 120):
+        with compute_capability(capability):
+            program = str(jax.make_jaxpr(functools.partial(infer, params))(images))
+        rates = published_rates(capability)
+        chosen = plan(params, (64, 512, 512, 3), capability=capability, rates=rates)
+        wanted = Counter(f"{engine}@cuda" for engine in engines(chosen).values())
+        found = re.findall(r"implementation=(\w+@\w+)", program)
+        assert Counter(found) == wanted
+        assert ("bmma@cuda" in wanted, "bitsliced@cuda" in wanted) == (capability < 100, True)
 
 
 def test_predictions_grow_with_the_work() -> None:
