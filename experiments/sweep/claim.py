@@ -1,0 +1,93 @@
+"""What all processes of a sweep agree on, kept beside its chunks."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments.sweep.options import Sweep, SweepOptions
+from experiments.sweep.plan import described
+from mbu_jax.errors import InputError
+from mbu_jax.files import to_json, write_json_atomic
+
+_PLACES = ("data_dir", "prepared_dir")  # may differ from machine to machine
+_LONGEST_WAIT = 3600.0  # seconds: process 0 may have a dataset to prepare
+
+
+def claim(runs: Path, sweep: Sweep, options: SweepOptions, largest: Callable[[], int]) -> int:
+    """Begin a sweep in a folder, or join the one that is there.
+
+    Args:
+      runs: the folder of chunks.
+      sweep: what is to be trained.
+      options: the command line; only process 0 begins, others wait until it has.
+      largest: gives the number of networks of a chunk, for a sweep that begins.
+
+    Returns:
+      The number of networks of a chunk, for all processes.
+
+    Raises:
+      InputError: if the folder holds another sweep, or process 0 does not begin.
+    """
+    file = runs / "sweep.json"
+    _make(runs)
+    recipe = {k: v for k, v in dataclasses.asdict(sweep.recipe).items() if k not in _PLACES}
+    asked = json.loads(to_json(recipe | {"series": [described(one) for one in sweep.series]}))
+    if not file.exists() and options.process_index == 0:
+        members = options.chunk_members or largest()
+        write_json_atomic(file, asked | {"chunk_members": members})
+        return members
+    _wait(file)
+    saved = read_claim(runs) or {}
+    members = saved.get("chunk_members")
+    asked["chunk_members"] = options.chunk_members or members
+    different = [name for name in asked if asked[name] != saved.get(name)]
+    if different or not isinstance(members, int):
+        raise InputError(
+            f"{runs} holds another sweep, with other {', '.join(different) or 'chunks'}; choose "
+            "another --out, or give the same options to go on with that one"
+        )
+    return members
+
+
+def read_claim(runs: Path) -> dict[str, Any] | None:
+    """Read what a sweep has agreed on.
+
+    Args:
+      runs: the folder of chunks.
+
+    Returns:
+      Options of the recipe, ``series`` and ``chunk_members``; None where no sweep has begun.
+
+    Raises:
+      InputError: for a damaged file.
+    """
+    file = runs / "sweep.json"
+    try:
+        saved = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} is damaged ({error}); restore it, or remove {runs}") from error
+    if not isinstance(saved, dict):
+        raise InputError(f"{file} is damaged; restore it, or remove {runs}")
+    return saved
+
+
+def _wait(file: Path) -> None:
+    deadline = time.monotonic() + _LONGEST_WAIT
+    while not file.exists():
+        if time.monotonic() > deadline:
+            raise InputError(f"process 0 has not made {file}; start it with --process-index 0")
+        time.sleep(1)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be made ({error.strerror}); choose another --out"
+        ) from error

@@ -1,0 +1,191 @@
+"""The sweep's report: raw results, a table, the figure."""
+
+import csv
+import dataclasses
+import io
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.sweep.analysis import (
+    FEW,
+    IMAGE_SIZE,
+    cost_ordered,
+    network_row,
+    shapley_values,
+    trade_offs,
+    zeros_of_masked_layers,
+)
+from experiments.sweep.figure import draw
+from experiments.sweep.options import Sweep, SweepOptions
+from experiments.sweep.plan import Chunk, described
+from experiments.sweep.training import read_chunk
+from mbu_jax.architecture import LAYER_NAMES, unet_layers
+from mbu_jax.files import to_json, write_bytes_atomic, write_json_atomic
+from mbu_jax.masking import cost_scores
+from mbu_jax.train.metrics import DEFINITIONS
+
+RESULTS, NETWORKS, TABLE, FIGURE = "results.json", "results.csv", "table.md", "figure.png"
+
+
+def write_report(
+    sweep: Sweep, options: SweepOptions, chunks: Sequence[Chunk], runs: Path
+) -> dict[str, Any]:
+    """Bring the chunks together and write what they show.
+
+    Args:
+      sweep: what was trained.
+      options: the command line.
+      chunks: all of them, finished.
+      runs: the folder that they lie in.
+
+    Returns:
+      The content of ``results.json``.
+
+    Raises:
+      InputError: where a chunk's file is damaged.
+    """
+    width = sweep.recipe.model.width
+    heads, rows = [], []
+    for chunk in chunks:
+        head, members = read_chunk(runs, chunk)
+        heads.append(head)
+        for mask, member in zip(chunk.masks, members, strict=True):
+            rows.append(network_row(chunk.series, chunk.seed, mask, member, width))
+    seconds = sum(head["training_seconds"] + head["evaluation_seconds"] for head in heads)
+    results = {
+        "title": "Sweep over masked layers",
+        "command": " ".join(["python -m experiments.sweep", *map(shlex.quote, sys.argv[1:])]),
+        "scale": options.scale,
+        "options": dataclasses.asdict(options),
+        "recipe": dataclasses.asdict(sweep.recipe),
+        "layers": LAYER_NAMES,
+        "updates": heads[0]["updates"],
+        "machines": _distinct([head["machine"] for head in heads]),
+        "hours": seconds / 3600,
+        "chunks": [{k: v for k, v in head.items() if k != "machine"} for head in heads],
+        "series": [described(series) for series in sweep.series],
+        "networks": len(rows),
+        "image_size": IMAGE_SIZE,
+        "shapley": shapley_values(sweep, rows),
+        "definitions": {name: DEFINITIONS[name] for name in ("dice", "iou", "all")},
+    }
+    results = json.loads(to_json(results))
+    folder = options.folder
+    write_bytes_atomic(folder / NETWORKS, _csv(rows).encode())
+    write_json_atomic(folder / RESULTS, results)
+    write_bytes_atomic(folder / TABLE, table(results, sweep, rows).encode())
+    draw(results, sweep, rows, folder / FIGURE)
+    return results
+
+
+def _distinct(machines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return list({to_json(machine): machine for machine in machines}.values())
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def table(results: Mapping[str, Any], sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Lay the findings out.
+
+    Args:
+      results: content of ``results.json``.
+      sweep: what was trained.
+      rows: of every network.
+
+    Returns:
+      Markdown.
+    """
+    height, breadth = results["image_size"]
+    recipe = results["recipe"]
+    lines = [
+        f"# {results['title']}",
+        "",
+        f"`{results['command']}`",
+        "",
+        f"{results['networks']} networks of width {recipe['model']['width']} on "
+        f"{recipe['dataset']}, {results['updates']} updates of {recipe['batch_size']} images each, "
+        f"{results['hours']:.1f} hours on {'; '.join(map(_machine, results['machines']))}.",
+        f"Operations are those of the one-bit convolutions on one image of {height}x{breadth}: "
+        "where zeros are multiplied, two products for a masked layer (the paper's count), and "
+        "where they are skipped (non-zero multiply-accumulates).",
+        "",
+        "## What masking a layer is worth",
+        "",
+        *_layers(results, rows),
+        "",
+        "## Layers masked in order of cost",
+        "",
+        *_networks(cost_ordered(sweep, rows)),
+        "",
+    ]
+    for cost, name in (("operations", "operations"), ("nonzero_macs", "non-zeros")):
+        title = f"## Networks that none beats in Dice at as few {name}"
+        lines += [title, "", *_networks(trade_offs(rows, cost)), ""]
+    lines += [f"- {name}: {text}" for name, text in results["definitions"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _layers(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    shapley, zeros = results["shapley"], zeros_of_masked_layers(rows)
+    costs = cost_scores(unet_layers(results["recipe"]["model"]["width"]))
+    lines = [
+        "| layer | cost score | zeros where masked | Shapley value, Dice "
+        f"| of at most {FEW} masked |",
+        "|---|---|---|---|---|",
+    ]
+    for name in LAYER_NAMES:
+        cells = [name, f"{costs[name]:.3f}", f"{100 * np.mean(zeros[name]):.1f} %"]
+        layer = shapley and shapley["layers"][name]
+        for prefix in ("", "few_"):
+            cells.append(
+                _interval(layer[f"{prefix}value"], layer[f"{prefix}half_width"])
+                if layer
+                else "not run"
+            )
+        lines.append("| " + " | ".join(cells) + " |")
+    if shapley:
+        lines += ["", f"± is half of a 95 % confidence interval: {shapley['method']}"]
+        lines[-1] += f" ({shapley['samples']})."
+    else:
+        lines += ["", "A subset of configurations has no Shapley values."]
+    return lines
+
+
+def _networks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
+        "| masked | Dice | IoU | 10^9 operations | 10^9 non-zero MACs | series | layers |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        masked = [n for n, digit in zip(LAYER_NAMES, row["masked"], strict=True) if digit == "1"]
+        lines.append(
+            f"| {row['masked_layers']} | {row['dice']:.3f} | {row['iou']:.3f} "
+            f"| {row['operations'] / 1e9:.3g} | {row['nonzero_macs'] / 1e9:.3g} "
+            f"| {row['series']} | {', '.join(masked) or 'none'} |"
+        )
+    return lines
+
+
+def _interval(value: float | None, half_width: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:+.4f}" + ("" if half_width is None else f" ± {half_width:.4f}")
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    device = machine["device"]
+    name = machine["cpu"] if device == "cpu" else f"{machine['devices']} {device}, {machine['cpu']}"
+    return f"{name}, {machine['cores']} cores ({versions})"

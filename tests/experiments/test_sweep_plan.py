@@ -1,0 +1,197 @@
+"""Which networks a sweep trains, what they cost, and what their scores amount to; no training."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.sweep.analysis import cost_ordered, network_row, shapley_values, trade_offs
+from experiments.sweep.costs import quantized_convolutions
+from experiments.sweep.options import Sweep, SweepOptions, chosen_sweep, members_in_memory
+from experiments.sweep.plan import (
+    Mask,
+    chunks,
+    cost_path,
+    mask_of,
+    number_of,
+    permutation_series,
+    subset_series,
+)
+from mbu_jax.architecture import LAYER_NAMES, unet_layers
+from mbu_jax.errors import InputError
+from mbu_jax.masking import mask_cheapest, nonzero_macs
+
+WORTH = np.linspace(-0.02, 0.09, 12)  # of each layer's masking, in a made-up additive game
+
+
+def scored_rows(sweep: Sweep, value: Callable[[Mask, int], float]) -> list[dict[str, Any]]:
+    """Rows of networks whose Dice is a function of the mask and the series' seed."""
+    return [
+        {
+            "series": series.name,
+            "masked": "".join("1" if m else "0" for m in mask),
+            "masked_layers": sum(mask),
+            "dice": value(mask, series.seed),
+        }
+        for series in sweep.series
+        for mask in series.masks
+    ]
+
+
+def values_of(sweep: Sweep, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    values = shapley_values(sweep, rows)
+    assert values is not None
+    return values
+
+
+def test_orders_mask_one_layer_more_each_time():
+    series = permutation_series(3, seed=5)
+    assert [one.seed for one in series] == [5, 6, 7, 8]
+    assert len({one.order for one in series}) == 4
+    for one in series:
+        assert one.order is not None
+        assert sorted(one.order) == list(range(12))
+        for count, mask in enumerate(one.masks):
+            assert {i for i, masked in enumerate(mask) if masked} == set(one.order[:count])
+    assert permutation_series(3, seed=5) == series
+    assert permutation_series(3, seed=6)[1].order != series[1].order
+
+
+def test_the_first_series_masks_the_cheapest_layers():
+    masks = cost_path(seed=0).masks
+    for count, mask in enumerate(masks):
+        masked = {name for name, m in zip(LAYER_NAMES, mask, strict=True) if m}
+        assert masked == set(mask_cheapest(unet_layers(), count))
+
+
+@pytest.mark.parametrize("members", [13, 14, 200, 4096])
+def test_a_subset_holds_the_cheapest_and_no_network_twice(members):
+    first, second = subset_series(members, seed=3, seeds=2)
+    assert (first.seed, second.seed) == (3, 4)
+    assert first.masks == second.masks
+    assert len(set(first.masks)) == len(first.masks) == members
+    assert first.masks[:13] == cost_path(seed=0).masks
+    assert all(mask_of(number_of(mask)) == mask for mask in first.masks)
+
+
+def test_chunks_have_one_seed_and_hold_every_network_once():
+    series = permutation_series(2, seed=0)
+    for size in (1, 6, 13, 100):
+        found = chunks(series, size)
+        assert [chunk.index for chunk in found] == list(range(len(found)))
+        assert max(len(chunk.masks) for chunk in found) <= size
+        for one in series:
+            own = [chunk for chunk in found if chunk.series == one.name]
+            assert sum((chunk.masks for chunk in own), ()) == one.masks
+            assert {chunk.seed for chunk in own} == {one.seed}
+            sizes = [len(chunk.masks) for chunk in own]
+            assert max(sizes) - min(sizes) <= 1
+
+
+def test_values_from_orders_are_those_of_an_additive_game():
+    sweep = chosen_sweep(SweepOptions(scale="smoke", permutations=3))
+    rows = scored_rows(sweep, lambda mask, seed: 0.1 * seed + WORTH[list(mask)].sum())
+    found = values_of(sweep, rows)
+    assert found["samples"] == 3
+    for name, worth in zip(LAYER_NAMES, WORTH, strict=True):
+        layer = found["layers"][name]
+        assert layer["value"] == pytest.approx(worth)
+        assert layer["half_width"] == pytest.approx(0, abs=1e-12)
+    # Three orders of four layers each cannot tell of all twelve, or only once of each.
+    few = [layer["few_value"] for layer in found["layers"].values()]
+    known = [value for value in few if value is not None]
+    assert sum(value is not None for value in few) <= 12
+    assert np.isin(np.round(known, 9), np.round(WORTH, 9)).all()
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_values_from_all_networks_are_exact_and_carry_the_noise(seeds):
+    sweep = chosen_sweep(SweepOptions(scale="smoke", members=4096, seeds=seeds))
+    noise = np.random.default_rng(0).normal(0, 0.01, (seeds, 4096))
+    rows = scored_rows(
+        sweep, lambda mask, seed: WORTH[list(mask)].sum() + noise[seed, number_of(mask)]
+    )
+    found = values_of(sweep, rows)["layers"]
+    errors = [found[name]["value"] - worth for name, worth in zip(LAYER_NAMES, WORTH, strict=True)]
+    widths = [layer["half_width"] for layer in found.values()]
+    assert (np.abs(errors) > 0).all()
+    assert (np.abs(errors) < 2 * np.array(widths)).all()
+    assert np.mean(widths) < 0.03
+
+
+def test_a_part_of_all_networks_has_no_values():
+    sweep = chosen_sweep(SweepOptions(scale="smoke", members=20))
+    rows = scored_rows(sweep, lambda mask, _: sum(mask) / 24)
+    assert shapley_values(sweep, rows) is None
+    ordered = cost_ordered(sweep, rows)
+    assert [row["masked_layers"] for row in ordered] == list(range(13))
+    assert ordered[2]["masked"] == "000000001010"  # up_ct3 and up_ct4
+
+
+def test_costs_are_those_of_the_layers():
+    """At 512x512: dense products by hand from Table A.4's shapes, non-zeros as `summary` plans."""
+    convs = quantized_convolutions(4)
+    assert len(convs) == 21
+    half = {name: conv.weights // 2 for name, (_, conv) in convs.items()}
+    member = {"scores": {}, "last_epoch": {}, "zeros": half}
+    none, everything = (
+        network_row("s", 0, mask, member, width=4) for mask in (mask_of(0), mask_of(4095))
+    )
+    stem = 2 * 2 * 9 * 4 * 4 * 512**2
+    assert everything["operations"] - stem == 2 * (none["operations"] - stem)
+    only = network_row("s", 0, mask_of(1 << LAYER_NAMES.index("up_ct4")), member, width=4)
+    assert only["operations"] - none["operations"] == 512**2 * 4 * 4
+    assert everything["zeros/up_c4"] == 0.5
+
+    layers = unet_layers(4)
+    for row, precision in ((none, "binary"), (everything, "masked")):
+        planned = nonzero_macs(layers, dict.fromkeys(LAYER_NAMES, precision), density=0.5)
+        assert row["nonzero_macs"] == pytest.approx(sum(planned.values()))
+
+
+def test_the_trade_offs_are_beaten_by_none():
+    rng = np.random.default_rng(0)
+    rows = [{"cost": int(c), "dice": float(d)} for c, d in rng.integers(0, 12, (60, 2))]
+    beaten = [
+        any(
+            other["cost"] <= row["cost"]
+            and other["dice"] >= row["dice"]
+            and (other["cost"], other["dice"]) != (row["cost"], row["dice"])
+            for other in rows
+        )
+        for row in rows
+    ]
+    best = {
+        (row["cost"], row["dice"]) for row, worse in zip(rows, beaten, strict=True) if not worse
+    }
+    assert [(row["cost"], row["dice"]) for row in trade_offs(rows, "cost")] == sorted(best)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"permutations": 2, "members": 20}, "choose one"),
+        ({"permutations": 0}, "permutations is 0"),
+        ({"members": 12}, "13 to 4096"),
+        ({"members": 4097}, "13 to 4096"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seeds": 2, "permutations": 3}, "seeds goes with members"),
+        ({"process_index": 2, "process_count": 2}, "process 2 of 2"),
+        ({"chunk_members": 0}, "chunk_members is 0"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(InputError, match=message):
+        SweepOptions(**options)
+
+
+def test_seeds_of_a_scale_that_takes_orders_are_refused():
+    with pytest.raises(InputError, match="seeds goes with members"):
+        chosen_sweep(SweepOptions(scale="small", seeds=2))
+
+
+def test_memory_sets_the_size_of_chunks():
+    assert members_in_memory(3 * 2**30, free_bytes=80 * 2**30, devices=4) == 4 * 21
+    with pytest.raises(InputError, match="smaller scale"):
+        members_in_memory(80 * 2**30, free_bytes=80 * 2**30, devices=1)
