@@ -33,7 +33,7 @@ class SweepOptions:
 
     permutations: int | None = None
     """Random orders in which layers are masked one after the other, 13 networks each, every order
-    with a seed of its own; besides these the order of cost. By default 2 at smoke, 12 at small."""
+    with a seed of its own; besides these the order of cost. By default 2 at smoke, 8 at small."""
 
     members: int | None = None
     """Instead of orders: so many of the 4096 configurations, those by cost and random others; all
@@ -133,7 +133,7 @@ _PAPER = dataclasses.replace(
     checkpoint_steps=1000,
     data=PipelineOptions(image_size=(640, 959), augment=NO_AUGMENTATION),
 )
-_SCALES = {"smoke": (_SMOKE, 2, None), "small": (_SMALL, 12, None), "paper": (_PAPER, None, _ALL)}
+_SCALES = {"smoke": (_SMOKE, 2, None), "small": (_SMALL, 8, None), "paper": (_PAPER, None, _ALL)}
 
 
 def chosen_sweep(options: SweepOptions) -> Sweep:
