@@ -43,9 +43,10 @@ def conv_shape(x: Any, layer: PackedConv, name: str, *, transposed: bool) -> jax
       Shape and dtype.
 
     Raises:
-      InputError: where words and layer do not fit each other or the operation.
+      InputError: where words and layer do not fit each other or the operation, or sums 32 bits.
     """
     batch, height, width, planes, words = words_checked(x, name)
+    check_sums(layer, name)
     if layer.transposed != transposed:
         raise InputError(f"{name} takes a layer of {'2x2' if transposed else '3x3'} kernels")
     wanted = layer.activation_bits, sum(map(word_count, layer.segments))
@@ -57,6 +58,26 @@ def conv_shape(x: Any, layer: PackedConv, name: str, *, transposed: bool) -> jax
     scale = 2 if transposed else 1
     shape = (batch, scale * height, scale * width, planes, word_count(layer.out_channels))
     return jax.ShapeDtypeStruct(shape, jnp.uint32)
+
+
+def check_sums(layer: PackedConv, name: str) -> None:
+    """Check that engines can count in 32 bits, twice an output's agreements among it.
+
+    Args:
+      layer: the layer.
+      name: of the operation.
+
+    Raises:
+      InputError: where its channels are too many.
+    """
+    taps = 1 if layer.transposed else 9
+    largest = 4 if layer.precision == "pow2" else 1
+    most = (2**30 - 1) // ((2**layer.activation_bits - 1) * largest * taps)
+    if layer.in_channels > most:
+        raise InputError(
+            f"{name} of {layer.in_channels} channels lets sums overflow 32 bits; "
+            f"at most {most} channels of these weights and activations can be summed"
+        )
 
 
 def checked_levels(levels: Any, layer: PackedStem, name: str) -> tuple[int, int, int, int]:

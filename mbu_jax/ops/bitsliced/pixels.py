@@ -17,7 +17,7 @@ from mbu_jax.ops.gpu import target
 from mbu_jax.ops.head import head
 from mbu_jax.ops.max_pool2x2 import max_pool2x2
 from mbu_jax.ops.operation import Engine, Operation
-from mbu_jax.ops.shapes import checked_levels
+from mbu_jax.ops.shapes import check_sums, checked_levels
 from mbu_jax.ops.stem import stem
 from mbu_jax.ops.up_conv2x2 import up_conv2x2
 from mbu_jax.packing import (
@@ -52,6 +52,7 @@ def _conv_shape(x: Any, layer: PackedConv, *, width: int) -> jax.ShapeDtypeStruc
         raise InputError(
             f"pixel_conv is given {channels} channels; its layer takes {layer.segments}"
         )
+    check_sums(layer, "pixel_conv")
     batch, planes, _, height, _ = shapes[0]
     scale = 2 if layer.transposed else 1
     shape = (batch, planes, layer.out_channels, scale * height, word_count(scale * width))
