@@ -8,6 +8,7 @@ The bits of a network do not depend on its plan.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, override
@@ -24,7 +25,8 @@ from mbu_jax.ops.gpu.tensor_cores import FIRST_EMULATED
 from mbu_jax.ops.gpu.tuning import device_rates
 from mbu_jax.ops.layouts import Layout, LayoutName, Mixed, Place
 from mbu_jax.ops.network import forward
-from mbu_jax.packing import PackedConv, PackedHead, PackedStem, PackedUNet
+from mbu_jax.packing import PackedConv, PackedHead, PackedStem, PackedUNet, unet_template
+from mbu_jax.unet import UNetConfig
 
 type _Ways = dict[frozenset[tuple[int, LayoutName]], tuple[float, tuple[Option, ...]]]
 """By the results that later steps need, and their layouts: seconds, and what was chosen so far."""
@@ -131,8 +133,22 @@ def plan(
       >>> chosen.steps[0].name, chosen.steps[0].place.engine
       ('stem.conv1', 'popcount')
     """
-    recorder = _Recorder(capability, rates, params.activation_bits, implementation)
-    forward(params, tuple(shape), recorder)
+    densities = tuple((name, _density(params.convs[name])) for name in params.conv_names)
+    return _plan(params.config, densities, (*shape,), capability, rates, implementation)
+
+
+@functools.lru_cache(maxsize=64)
+def _plan(
+    config: UNetConfig,
+    densities: tuple[tuple[str, float], ...],
+    shape: tuple[int, ...],
+    capability: int,
+    rates: Rates,
+    implementation: str | None,
+) -> Plan:
+    bits = config.quantization.activation_bits
+    recorder = _Recorder(capability, rates, bits, dict(densities), implementation)
+    forward(unet_template(config), shape, recorder)
     return cheapest(recorder.steps)
 
 
@@ -219,12 +235,20 @@ class _Results(NamedTuple):
 class _Recorder(Layout[_Results]):
     """Computes nothing but predictions."""
 
-    def __init__(self, capability: int, rates: Rates, planes: int, implementation: str | None):
+    def __init__(
+        self,
+        capability: int,
+        rates: Rates,
+        planes: int,
+        densities: Mapping[str, float],
+        implementation: str | None,
+    ):
         self.steps: list[Step] = []
         self._implementation = implementation
         self._capability = capability
         self._rates = rates
         self._planes = planes
+        self._densities = densities
 
     @override
     def stem(self, name: str, levels: Any, layer: PackedStem) -> _Results:
@@ -239,7 +263,7 @@ class _Recorder(Layout[_Results]):
         engines: _Engines = {"popcount": costs.popcount_conv(x.shape, layer)}
         if self._capability < FIRST_EMULATED:
             engines["bmma"] = costs.bmma_conv(x.shape, layer, self._capability)
-        works = costs.bitsliced_conv(x.shape, layer, _density(layer))
+        works = costs.bitsliced_conv(x.shape, layer, self._densities[name])
         if works is not None:
             engines["bitsliced"] = works
         return self._step(name, x, x.shape.result(layer), engines)
