@@ -82,6 +82,8 @@ class Population:
         self._mesh = mesh
         self._averages = ema_decay > 0
         self._optimizer = optimizer
+        # Convolutions of four members at once take 1.3 times as long as one after the other there;
+        # benchmarks/results/cpu/population_update.json, by experiments.benchmark_population.
         if at_once is None and mesh.devices.flat[0].platform == "cpu":
             at_once = 1
         self._group = at_once and at_once * mesh.size
@@ -92,7 +94,7 @@ class Population:
             def one(switches: Array, *own: Any) -> Any:
                 return function(SwitchedNetwork.build_switched(config, switches), *own)
 
-            # Not lax.map: XLA's convolutions are several times slower in loops on a CPU.
+            # Not lax.map over groups: inside loops, XLA's convolutions are slower on a CPU.
             return jax.vmap(one)(masked, *trees)
 
         def update(
