@@ -1,4 +1,4 @@
-"""Time inference beside other runtimes: python -m experiments.benchmark --device cpu.
+"""Time inference beside other runtimes: python -m experiments.benchmark --device cpu or gpu.
 
 Every row runs in a process of its own, on as many cores as it has threads, and the processes take
 turns; the raw seconds are kept.
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from experiments import command
 from experiments.benchmark.charts import draw
-from experiments.benchmark.config import PRESETS, BenchmarkConfig
+from experiments.benchmark.config import PRESETS, BenchmarkConfig, make_folder
 from experiments.benchmark.groups import plan
 from experiments.benchmark.materials import Materials
 from experiments.benchmark.measuring import Measurer, without_own_precision
@@ -27,7 +27,6 @@ from experiments.benchmark.nursery import Nursery
 from experiments.benchmark.rows import choose_rows
 from experiments.benchmark.tables import tables
 from experiments.timing import machine
-from mbu_jax.errors import InputError
 from mbu_jax.files import write_json_atomic
 from mbu_jax.ops.bitsliced import library
 
@@ -38,18 +37,18 @@ def main() -> None:
     """Parse the command line, time, print tables, write JSON and a chart."""
     config = command.parse(BenchmarkConfig, PRESETS)
     config.check()
+    if config.device == "gpu":
+        from experiments.benchmark.gpu.command import run
+
+        run(config)
+        return
     with Nursery() as nursery:
         report = benchmark(config, nursery)
     print(tables(report))
-    try:
-        config.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{config.out} cannot be made ({error.strerror}); choose another --out"
-        ) from error
-    write_json_atomic(config.out / "benchmark.json", report)
-    draw(report, config.out / "benchmark.png")
-    print(f"\n{config.out / 'benchmark.json'} holds every sample, benchmark.png the chart")
+    out = make_folder(config.folder)
+    write_json_atomic(out / "benchmark.json", report)
+    draw(report, out / "benchmark.png")
+    print(f"\n{out / 'benchmark.json'} holds every sample, benchmark.png the chart")
 
 
 def benchmark(config: BenchmarkConfig, nursery: Nursery) -> dict[str, Any]:
@@ -81,7 +80,7 @@ def benchmark(config: BenchmarkConfig, nursery: Nursery) -> dict[str, Any]:
             measured.append(found)
         networks = {name: material.facts for name, material in materials.networks.items()}
     options: dict[str, Any] = dataclasses.asdict(config)
-    del options["out"], options["overwrite"]  # where it lies is none of its content
+    del options["out"], options["overwrite"], options["gpu"]  # where it lies is none of its content
     return {
         "config": options,
         "machine": _machine(load),

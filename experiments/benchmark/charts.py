@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-_OURS, _OTHERS = "#0b7a75", "#9aa5b1"
+OURS, OTHERS = "#0b7a75", "#9aa5b1"
+"""Colours of our rows and of others."""
+
 _PALE = 0.5  # opacity of bars with fewer threads
 _LINES = ("#0b7a75", "#d1495b", "#3d5a99", "#b07d12")
 
@@ -64,15 +66,15 @@ def _draw_times(axes: Axes, groups: list[dict[str, Any]]) -> None:
             alpha=1 if index == 0 else _PALE,
             error_kw={"elinewidth": 1, "ecolor": "black"},
         )
-        axes.bar_label(bars, [_short(ms) for ms in middle], padding=5, fontsize=8)
+        axes.bar_label(bars, [short(ms) for ms in middle], padding=5, fontsize=8)
     size = groups[-1]["size"]
     axes.set_title(f"one image of {size}x{size}: median and quartiles")
     shades = [
-        Patch(color=_OTHERS, alpha=1 if index == 0 else _PALE, label=_threads(group))
+        Patch(color=OTHERS, alpha=1 if index == 0 else _PALE, label=_threads(group))
         for index, group in enumerate(reversed(groups))
     ]
     axes.legend(handles=shades, loc="lower right", fontsize=9)
-    _finish_bars(axes, names, "milliseconds")
+    finish_bars(axes, names, "milliseconds")
 
 
 def _draw_memory(axes: Axes, group: dict[str, Any]) -> None:
@@ -85,9 +87,9 @@ def _draw_memory(axes: Axes, group: dict[str, Any]) -> None:
     names = list(rows)
     megabytes = [row["running_memory_bytes"] / 1e6 for row in rows.values()]
     bars = axes.barh(np.arange(len(names)), megabytes, 0.6, color=_colours(names))
-    axes.bar_label(bars, [_short(value) for value in megabytes], padding=5, fontsize=8)
+    axes.bar_label(bars, [short(value) for value in megabytes], padding=5, fontsize=8)
     axes.set_title(f"peak memory while running, {group['size']}x{group['size']}")
-    _finish_bars(axes, names, "megabytes")
+    finish_bars(axes, names, "megabytes")
 
 
 def _draw_pixels(axes: Axes, report: dict[str, Any]) -> None:
@@ -139,7 +141,14 @@ def _draw_lines(
     axes.legend(loc="upper left", fontsize=9)
 
 
-def _finish_bars(axes: Axes, names: list[str], label: str) -> None:
+def finish_bars(axes: Axes, names: list[str], label: str) -> None:
+    """Name the bars of a chart and give its axis room for the numbers beside them.
+
+    Args:
+      axes: with horizontal bars.
+      names: of the bars, the first on top.
+      label: of the axis of values, which is logarithmic.
+    """
     axes.set_yticks(np.arange(len(names)), names)
     axes.invert_yaxis()
     axes.set_xscale("log")
@@ -162,8 +171,16 @@ def _threads(group: dict[str, Any]) -> str:
 
 
 def _colours(names: list[str]) -> list[str]:
-    return [_OURS if name.endswith(":bitsliced") else _OTHERS for name in names]
+    return [OURS if name.endswith(":bitsliced") else OTHERS for name in names]
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """Print a number with three digits.
+
+    Args:
+      value: the number.
+
+    Returns:
+      It, without an exponent where it is large.
+    """
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -43,16 +43,73 @@ class TimingOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class GpuOptions:
+    """What --device gpu measures, where, and what becomes of it."""
+
+    image_sizes: tuple[tuple[int, int], ...] = ((512, 512), (480, 640), (640, 959))
+    """Heights and widths; the first matters most."""
+
+    batches: tuple[int, ...] = (64, 1, 8)
+    """Images at once; the first two matter most."""
+
+    layers_of: tuple[str, ...] = ("all_masked", "binary")
+    """Packed networks whose layers are also timed alone, on all engines."""
+
+    minutes: float = 15.0
+    """Time for a run on the GPU here."""
+
+    export_to: Path | None = None
+    """Write the benchmark to this folder, for another machine's run.py, instead of running it."""
+
+    compute_capability: int | None = None
+    """Of the GPU to export for, such as 90 for an H100; by default that of the GPU here."""
+
+    export_platform: Literal["cuda", "cpu"] = "cuda"
+    """What to export for; cpu has our xla engine alone, to try a folder out without a GPU."""
+
+    results: Path | None = None
+    """Print and draw a benchmark.json that was measured elsewhere, instead of running."""
+
+    def check(self) -> None:
+        """Refuse what cannot be measured, before anything is.
+
+        Raises:
+          InputError: naming the option and what it may be.
+        """
+        for name in ("image_sizes", "batches"):
+            if not getattr(self, name):
+                raise InputError(f"{name} is empty; give at least one")
+        for height, width in self.image_sizes:
+            if not (16 <= height <= _LARGEST_SIZE and 16 <= width <= _LARGEST_SIZE):
+                raise InputError(
+                    f"image size {height} {width} cannot be timed; choose 16 to {_LARGEST_SIZE}"
+                )
+        if not all(1 <= n <= 256 for n in self.batches):
+            raise InputError(f"batches is {self.batches}; choose numbers from 1 to 256")
+        for name in ("image_sizes", "batches"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise InputError(f"{name} names one twice; name each once")
+        if not self.minutes > 0:
+            raise InputError(f"minutes is {self.minutes}; give a number above 0")
+        if self.results is not None and self.export_to is not None:
+            raise InputError("give --results or --export-to, not both")
+        if self.export_platform == "cpu" and self.compute_capability is not None:
+            raise InputError("a folder for cpu has no compute capability; leave it out")
+
+
+@dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
     """Time inference of packed networks beside other runtimes, in turn, each in its own process.
 
-    Every row is a network on a runtime: xla-fp32, onnxruntime-fp32, onnxruntime-int8,
+    On a CPU every row is a network on a runtime: xla-fp32, onnxruntime-fp32, onnxruntime-int8,
     openvino-fp32, openvino-bf16, openvino-int8, or NETWORK:ENGINE, where NETWORK is binary,
-    all_masked or mbu, with -2bit behind for two-bit activations.
+    all_masked or mbu, with -2bit behind for two-bit activations. On a GPU it is xla-fp16,
+    torch-fp16-compile and others, or NETWORK:ENGINE, where ENGINE may be auto, with @graph behind
+    for one CUDA graph.
     """
 
-    device: Literal["cpu"] = "cpu"
-    """Where everything runs."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """Where everything runs; the options of a GPU are those under gpu, rows, networks and out."""
 
     rows: tuple[str, ...] | None = None
     """Rows to compare; by default all that can run here."""
@@ -81,14 +138,20 @@ class BenchmarkConfig:
     layers: bool = False
     """Also time every convolution of our masked rows, on one thread."""
 
-    out: Path = Path("results/benchmark-cpu")
-    """Folder for benchmark.json and benchmark.png."""
+    out: Path | None = None
+    """Folder for benchmark.json and benchmark.png; by default results/benchmark-cpu or -gpu."""
 
     overwrite: bool = False
     """Replace an earlier benchmark in that folder."""
 
     networks: NetworkOptions = NetworkOptions()
     timing: TimingOptions = TimingOptions()
+    gpu: GpuOptions = GpuOptions()
+
+    @property
+    def folder(self) -> Path:
+        """Where the report goes."""
+        return Path(f"results/benchmark-{self.device}") if self.out is None else self.out
 
     @property
     def all_sizes(self) -> tuple[int, ...]:
@@ -101,6 +164,16 @@ class BenchmarkConfig:
         Raises:
           InputError: naming the option and what it may be.
         """
+        if self.device == "cpu":
+            self._check_cpu()
+        else:
+            self.gpu.check()
+        for density in (*self.densities, self.networks.density):
+            if not 0 < density < 1:
+                raise InputError(f"density {density} is no share between 0 and 1")
+        self._check_folder()
+
+    def _check_cpu(self) -> None:
         for size in self.all_sizes:
             if size % SIZE_MULTIPLE or not 32 <= size <= _LARGEST_SIZE:
                 raise InputError(
@@ -112,20 +185,20 @@ class BenchmarkConfig:
             raise InputError(f"threads is {self.threads}; this process may use 1 to {cores}")
         if not all(1 <= n <= 64 for n in self.batch_sizes):
             raise InputError(f"batch_sizes is {self.batch_sizes}; choose numbers from 1 to 64")
-        for density in (*self.densities, self.networks.density):
-            if not 0 < density < 1:
-                raise InputError(f"density {density} is no share between 0 and 1")
         timing = self.timing
         if not 1 <= timing.min_rounds <= timing.max_rounds:
             raise InputError(
                 f"min_rounds is {timing.min_rounds} and max_rounds {timing.max_rounds}; give at "
                 "least 1 and no fewer than that"
             )
-        if self.out.exists() and not self.out.is_dir():
-            raise InputError(f"{self.out} is a file; choose a folder for --out")
-        if (self.out / "benchmark.json").exists() and not self.overwrite:
+
+    def _check_folder(self) -> None:
+        folder = self.folder
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file; choose a folder for --out")
+        if (folder / "benchmark.json").exists() and not self.overwrite:
             raise InputError(
-                f"{self.out} holds a benchmark; choose another --out, or give --overwrite"
+                f"{folder} holds a benchmark; choose another --out, or give --overwrite"
             )
 
 
@@ -138,6 +211,27 @@ def available_cores() -> tuple[int, ...]:
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder for results.
+
+    Args:
+      path: of the folder.
+
+    Returns:
+      The path.
+
+    Raises:
+      InputError: where it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be made ({error.strerror}); choose another --out"
+        ) from error
+    return path
 
 
 PRESETS = {
@@ -157,6 +251,7 @@ PRESETS = {
         layers=True,
         networks=NetworkOptions(width=8),
         timing=TimingOptions(seconds=1.0, min_rounds=2, max_rounds=3),
+        gpu=GpuOptions(image_sizes=((64, 64),), batches=(2, 1), minutes=3.0),
     ),
 }
 """Named sets of defaults: a few minutes; everything; seconds, to see that it works."""

@@ -117,7 +117,7 @@ class Materials:
     def _write_float(self, rows: Sequence[Row]) -> None:
         network = self._drawn.full_precision()
         model = network.model
-        logits = _model_logits(model, self._first)
+        logits = model_logits(model, self._first)
         if network.random:
             logits = _balance(model, logits)
         files = {"xla": self.folder / "float.safetensors"}
@@ -147,7 +147,7 @@ class Materials:
         if density is None:
             if network.model is not None:
                 facts["reference"] = "the model in evaluation mode"
-                logits = _model_logits(network.model, self._first)
+                logits = model_logits(network.model, self._first)
             else:
                 facts["reference"] = "the xla engine, since the file holds no model"
                 program = jax.jit(lambda params, x: infer(params, x, implementation="xla"))
@@ -169,8 +169,16 @@ def masked_networks(rows: Sequence[Row]) -> list[str]:
     return [name for name in names if name.startswith("all_masked")]
 
 
-def _model_logits(model: UNet, images: NDArray) -> NDArray:
-    """[H, W, classes] of the first image."""
+def model_logits(model: UNet, images: NDArray) -> NDArray:
+    """Run a model.
+
+    Args:
+      model: in evaluation mode.
+      images: uint8 [B, H, W, C].
+
+    Returns:
+      Logits of the first image, float32 [H, W, classes].
+    """
     graph, state = nnx.split(model)
     program = jax.jit(lambda state, x: nnx.merge(graph, state)(x))
     return np.asarray(program(state, jnp.asarray(images)))[0]

@@ -12,6 +12,7 @@ from flax import nnx
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from experiments.benchmark.carried.weights import draw
 from mbu_jax.layers import LatentWeight
 from mbu_jax.unet import UNet, UNetConfig
 
@@ -39,7 +40,7 @@ def random_model(config: UNetConfig, density: float) -> UNet:
         if name == "weight":
             # Every tap of a 2x2 transposed convolution makes another output.
             inputs = math.prod(shape[:-1]) // (4 if shape[0] == 2 and len(shape) == 4 else 1)
-            return rng.normal(scale=math.sqrt(2 / inputs), size=shape)
+            return draw(path, shape, math.sqrt(2 / inputs))
         return np.full(shape, {"var": 1.0, "scale": scale}.get(name, 0.0))
 
     return _filled(config, value)

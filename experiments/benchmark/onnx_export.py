@@ -12,8 +12,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from experiments.benchmark.folding import folded_conv
 from mbu_jax.errors import InputError
-from mbu_jax.layers import Conv3x3, DoubleConv, NormActivation
+from mbu_jax.layers import DoubleConv
 from mbu_jax.unet import UNet
 
 INPUT, OUTPUT = "image", "logits"
@@ -74,7 +75,7 @@ class _Graph:
     def double_conv(self, name: str, block: DoubleConv, x: str) -> str:
         for index in ("1", "2"):
             conv, norm = getattr(block, f"conv{index}"), getattr(block, f"norm{index}")
-            y = self.conv(f"{name}.conv{index}", *_folded(conv, norm), x)
+            y = self.conv(f"{name}.conv{index}", *folded_conv(conv, norm), x)
             x = self.node("Relu", f"{name}.relu{index}", [y])
         return x
 
@@ -114,17 +115,3 @@ class _Graph:
         )
         onnx.checker.check_model(model, full_check=True)
         return model
-
-
-def _folded(conv: Conv3x3, norm: NormActivation) -> tuple[NDArray, NDArray]:
-    """Weight and bias of one convolution that gives what convolution and BatchNorm give."""
-    batch_norm = norm.norm
-    assert batch_norm.scale is not None, "BatchNorm is made with a scale"
-    assert batch_norm.bias is not None, "BatchNorm is made with a bias"
-    gamma, beta, mean, variance = (
-        np.asarray(value[...], np.float64)
-        for value in (batch_norm.scale, batch_norm.bias, batch_norm.mean, batch_norm.var)
-    )
-    factor = gamma / np.sqrt(variance + batch_norm.epsilon)
-    weight = np.asarray(conv.weight[...], np.float64) * factor
-    return weight, beta - mean * factor

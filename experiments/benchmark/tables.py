@@ -61,11 +61,14 @@ def _layers(group: dict[str, Any]) -> list[str]:
         body = []
         for name, layer in layers.items():
             seconds = layer["median"]
-            cells = [name, _ms(seconds), f"{seconds / whole:.1%}"]
+            cells = [name, milliseconds(seconds), f"{seconds / whole:.1%}"]
             if "nonzero_macs" in layer:
                 macs, rate = layer["nonzero_macs"], layer["nonzero_macs_per_second"]
                 cells += [f"{macs / _MEGA:.1f}", f"{rate / _GIGA:.1f}"]
-                cells += [_ms(layer["floor_seconds"]), f"{layer['floor_seconds'] / seconds:.0%}"]
+                cells += [
+                    milliseconds(layer["floor_seconds"]),
+                    f"{layer['floor_seconds'] / seconds:.0%}",
+                ]
             body.append(cells + [""] * (7 - len(cells)))
         rates = found["runtime"]["ceilings"].items()
         title = (
@@ -73,7 +76,7 @@ def _layers(group: dict[str, Any]) -> list[str]:
             f"ceilings in GMAC/s: {', '.join(f'{kind} {r / _GIGA:.0f}' for kind, r in rates)}"
         )
         header = ["convolution", "ms", "share", "non-zero MMAC", "GMAC/s", "floor ms", "reached"]
-        lines += [*([""] if lines else []), title, *_aligned(header, body)]
+        lines += [*([""] if lines else []), title, *aligned(header, body)]
     return lines
 
 
@@ -97,7 +100,7 @@ def _group(group: dict[str, Any]) -> list[str]:
     body = []
     for name, row in group["rows"].items():
         low, high = row["quartiles"]
-        cells = [name, _ms(row["median"]), f"{_ms(low)}-{_ms(high)}"]
+        cells = [name, milliseconds(row["median"]), f"{milliseconds(low)}-{milliseconds(high)}"]
         cells += [f"{row['images_per_second']:.3g}"]
         cells += [f"{row['speedup'][name]:.2f}" for name in baselines]
         cells += [f"{row['busy_threads']:.2f}"]
@@ -108,11 +111,23 @@ def _group(group: dict[str, Any]) -> list[str]:
         if with_agreement:
             cells.append(_agreement(row["agreement"]))
         body.append(cells)
-    return [title, *_aligned(header, body)]
+    return [title, *aligned(header, body)]
 
 
-def _aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    """Columns of equal width, the first to the left."""
+def aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Lay out a table.
+
+    Args:
+      header: cells of the first line.
+      body: cells of the others, as many in each.
+
+    Returns:
+      Lines of columns of equal width, the first to the left.
+
+    Example:
+      >>> aligned(["row", "ms"], [["a", "10.0"]])
+      ['row    ms', 'a    10.0']
+    """
     widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
     return [
         "  ".join(
@@ -123,7 +138,19 @@ def _aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _ms(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
+    """Print a time with three digits.
+
+    Args:
+      seconds: the time.
+
+    Returns:
+      Milliseconds.
+
+    Example:
+      >>> milliseconds(0.0123)
+      '12.3'
+    """
     ms = 1000 * seconds
     return f"{ms:.0f}" if ms >= 100 else f"{ms:.1f}" if ms >= 10 else f"{ms:.2f}"
 

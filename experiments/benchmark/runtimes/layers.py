@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.benchmark.account import NETWORK
+from experiments.benchmark.gpu.layers import input_scales
 from experiments.benchmark.job import Job
 from experiments.benchmark.runtimes.compiler import start_xla
 from experiments.benchmark.runtimes.runtime import Runtime
-from mbu_jax.architecture import unet_layers
 from mbu_jax.inference import infer
-from mbu_jax.ops.bitsliced import library
+from mbu_jax.ops.bitsliced import library, pixels
 from mbu_jax.ops.bitsliced.ceilings import measure_ceilings
-from mbu_jax.ops.layouts import PixelPacked, Planes
-from mbu_jax.packing import PackedConv, PackedUNet, word_count
+from mbu_jax.ops.bitsliced.engines import no_channels
+from mbu_jax.packing import PackedConv, word_count
 from mbu_jax.saving import load_packed
 
 
@@ -46,7 +46,7 @@ class Layers(Runtime):
         self._network = functools.partial(program.lower(params, images).compile(), params)
         self._convs = {
             name: _convolution(params.convs[name], shape[1] // scale, shape[2] // scale, job.engine)
-            for name, scale in _scales(params).items()
+            for name, scale in input_scales(params).items()
         }
 
     @override
@@ -54,16 +54,6 @@ class Layers(Runtime):
         self.parts = {name: _seconds(conv)[0] for name, conv in self._convs.items()}
         self.parts[NETWORK], logits = _seconds(lambda: np.asarray(self._network(x)))
         return logits
-
-
-def _scales(params: PackedUNet) -> dict[str, int]:
-    """By convolution, the image's size over that of its input."""
-    config = params.config
-    scales = {}
-    for layer in unet_layers(config.width, config.in_channels, config.classes):
-        for conv in layer.convs:
-            scales[f"{layer.name}.{conv.name}"] = conv.scale * (2 if conv.transposed else 1)
-    return {name: scales[name] for name in params.conv_names}
 
 
 def _convolution(layer: PackedConv, height: int, width: int, engine: str) -> Callable[[], Any]:
@@ -78,8 +68,9 @@ def _convolution(layer: PackedConv, height: int, width: int, engine: str) -> Cal
     ]
 
     @jax.jit
-    def program(layer: PackedConv, *segments: jax.Array) -> tuple[jax.Array, ...]:
-        return PixelPacked(engine).conv(Planes(segments, width), layer).segments
+    def program(layer: PackedConv, first: jax.Array, *others: jax.Array) -> jax.Array:
+        pair = (first, *(others or [no_channels(first)]))
+        return pixels.CONV(pair, layer, implementation=engine, width=width)
 
     compiled = program.lower(layer, *segments).compile()
     return lambda: jax.block_until_ready(compiled(layer, *segments))

@@ -1,0 +1,5 @@
+"""What the user can mend."""
+
+
+class CarriedError(ValueError):
+    """One clear line: what is wrong, and the remedy."""

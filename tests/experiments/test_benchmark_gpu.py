@@ -1,0 +1,415 @@
+"""The GPU benchmark, exported for a CPU and run from its folder; what it refuses and shows."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.benchmark.carried import checks, group, images, shifts
+from experiments.benchmark.carried.clock import Clock
+from experiments.benchmark.carried.errors import CarriedError
+from experiments.benchmark.carried.folder import Folder
+from experiments.benchmark.config import BenchmarkConfig, GpuOptions, NetworkOptions
+from experiments.benchmark.gpu import command, exporting
+from experiments.benchmark.gpu.charts import draw
+from experiments.benchmark.gpu.float_unet import float_unet
+from experiments.benchmark.gpu.layers import LayerProgram, layer_programs
+from experiments.benchmark.gpu.programs import Machine
+from experiments.benchmark.gpu.rows import GpuRow, rows_of
+from experiments.benchmark.gpu.stages import split
+from experiments.benchmark.gpu.tables import fastest_fp16, floor_of, tables
+from mbu_jax.errors import InputError
+from mbu_jax.unet import UNetConfig
+from tests.random_packed import random_packed
+
+ROOT = Path(__file__).parents[2]
+CONFIG = BenchmarkConfig(
+    device="gpu",
+    rows=("binary:xla", "xla-fp32"),
+    networks=NetworkOptions(width=4),
+    gpu=GpuOptions(
+        image_sizes=((32, 40),), batches=(2,), layers_of=("binary",), export_platform="cpu"
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "folder"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "layer_programs", two_layers)
+        command.export_folder(CONFIG, Machine("cpu", None), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def measured(exported: Path) -> Path:
+    """What the folder's own program wrote, run where nothing of this repository is."""
+    out = exported.parent / "out"
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "JAX_ENABLE_X64")
+    } | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    run = [sys.executable, str(exported / "run.py"), "--out", str(out), "--minutes", "60"]
+    subprocess.run(run, cwd=exported.parent, env=environment, check=True, capture_output=True)
+    return out / "benchmark.json"
+
+
+def change(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    file = path / "manifest.json"
+    manifest = json.loads(file.read_text())
+    edit(manifest)
+    file.write_text(json.dumps(manifest))
+
+
+def two_layers(*arguments: Any) -> Iterator[LayerProgram]:
+    every = list(layer_programs(*arguments))
+    assert len(every) == 27
+    yield from (made for made in every if made.name in ("up_c4.conv2", "pool8"))
+
+
+def copy_of(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "copy"))
+
+
+def test_a_folder_runs_alone_and_its_results_are_shown(
+    measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = command.read_report(measured)
+    (rows,) = (found["rows"] for found in report["groups"])
+    assert list(rows) == ["binary:xla", "xla-fp32"]
+    assert rows["binary:xla"]["agreement"] == {"images": 2, "different_images": 0, "right": True}
+    assert rows["xla-fp32"]["agreement"]["right"]
+    assert rows["xla-fp32"]["agreement"]["largest_difference"] < 1e-4
+    for row in rows.values():
+        assert len(row["seconds"]) >= 3
+        assert len(row["latencies"]) == 3 * len(row["seconds"])
+        assert 0 < row["quartiles"][0] <= row["median"] <= row["quartiles"][1]
+    assert [line["layer"] for line in report["layers"]] == ["pool8", "up_c4.conv2"]
+    assert set(report["ceilings"]) == {"copy", "bf16", "turn"}
+    assert report["not_reached"] == []
+
+    command.show(report, tmp_path)
+    printed = capsys.readouterr().out
+    line = next(line for line in printed.splitlines() if line.startswith("binary:xla "))
+    assert float(line.split()[1]) == pytest.approx(1000 * rows["binary:xla"]["median"], rel=0.05)
+    assert "bit for bit" in line
+    assert "not measured" in line  # neither an FP16 peer nor energy
+    with Image.open(tmp_path / "benchmark.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 10
+    assert command.read_report(tmp_path / "benchmark.json") == report
+
+
+def test_logits_that_are_wrong_are_told(exported: Path, tmp_path: Path) -> None:
+    folder = Folder(copy_of(exported, tmp_path))
+    binary, float_row = folder.manifest["rows"]
+    wanted = folder.arrays(folder.manifest["expected"]["full_precision"]["32x40"]["file"])
+    logits = wanted["logits"]
+    found = checks.agreement(float_row, (32, 40), logits, folder)
+    assert found["right"]
+    assert found["largest_difference"] == 0
+    logits[1, 0, 0, 0] += 0.02 * found["largest_logit"]
+    assert not checks.agreement(float_row, (32, 40), logits, folder)["right"]
+    logits[1, 0, 0, 0] = np.nan
+    assert not checks.agreement(float_row, (32, 40), logits, folder)["right"]
+    found = checks.agreement(binary, (32, 40), logits, folder)
+    assert found == {"images": 2, "different_images": 2, "right": False}
+
+
+def test_time_that_is_up_ends_the_run(exported: Path, tmp_path: Path) -> None:
+    run = [sys.executable, str(exported / "run.py"), "--out", str(tmp_path), "--minutes", "0.001"]
+    subprocess.run(run, check=True, capture_output=True)
+    report = command.read_report(tmp_path / "benchmark.json")
+    assert report["groups"] == []
+    assert report["not_reached"] == ["ceilings", "32x40, batch 2", "layers, batch 2"]
+    assert "not measured: ceilings; 32x40, batch 2" in tables(report)
+
+
+def test_a_row_that_takes_too_long_or_breaks_is_not_measured(
+    exported: Path, tmp_path: Path
+) -> None:
+    def spoil(manifest: dict[str, Any]) -> None:
+        binary, float_row = manifest["rows"]
+        binary["loading_seconds"] = 0.1
+        float_row["network"] = "absent"
+
+    path = copy_of(exported, tmp_path)
+    change(path, spoil)
+    folder = Folder(path)
+    (step,) = (step for step in folder.manifest["steps"] if step["kind"] == "group")
+    lines: list[str] = []
+    found = group.time_group(folder, step, Clock(60), memory=None, energy=False, tell=lines.append)
+    assert found["rows"] == {}
+    assert "longer than the 0 s" in found["not_measured"]["binary:xla"]
+    assert "KeyError" in found["not_measured"]["xla-fp32"]
+    assert len(lines) == 2
+
+
+def overlong(manifest: dict[str, Any]) -> None:
+    next(iter(manifest["files"].values()))["bytes"] += 1
+
+
+def outside(manifest: dict[str, Any]) -> None:
+    manifest["files"]["../secret"] = {"bytes": 1, "sha256": ""}
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda manifest: manifest.pop("rows"), "lacks rows"),
+        (lambda manifest: manifest.update(format=7), "format 1"),
+        (lambda manifest: manifest["files"].update(x={"bytes": "1"}), "describe x"),
+        (overlong, "size noted"),
+        (outside, "outside"),
+    ],
+    ids=["part", "format", "file", "size", "outside"],
+)
+def test_a_bad_manifest_is_refused(
+    edit: Callable[[dict[str, Any]], None], message: str, exported: Path, tmp_path: Path
+) -> None:
+    path = copy_of(exported, tmp_path)
+    change(path, edit)
+    with pytest.raises(CarriedError, match=message):
+        Folder(path)
+
+
+def test_a_damaged_file_is_refused(exported: Path, tmp_path: Path) -> None:
+    path = copy_of(exported, tmp_path)
+    file = path / "weights" / "binary.npz"
+    content = bytearray(file.read_bytes())
+    content[100] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CarriedError, match="damaged"):
+        Folder(path).arrays("weights/binary.npz")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--folder", "nowhere"], "error: nowhere has no manifest.json"),
+        (["--minutes", "0"], "error: --minutes is 0"),
+    ],
+)
+def test_run_refuses_in_one_line(
+    options: list[str], message: str, exported: Path, tmp_path: Path
+) -> None:
+    run = [sys.executable, str(exported / "run.py"), "--out", str(tmp_path / "out"), *options]
+    ended = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(message)
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_carried_needs_nothing_of_ours() -> None:
+    allowed = set(sys.stdlib_module_names) | {"jax", "numpy", "torch", "experiments"}
+    for file in (ROOT / "experiments" / "benchmark" / "carried").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names.append(node.module or "")
+            for name in names:
+                assert name.partition(".")[0] in allowed, (file, name)
+                if name.startswith("experiments"):
+                    assert name.startswith("experiments.benchmark.carried"), (file, name)
+
+
+def test_without_a_gpu_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "first_gpu", lambda: None)
+    with pytest.raises(InputError, match=r"no NVIDIA GPU here; give --export-to"):
+        command.run(BenchmarkConfig(device="gpu"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("[]", "no report"), ("{", "no JSON"), ('{"format": 1, "groups": 3}', "no report")],
+)
+def test_results_that_are_none_are_refused(content: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "benchmark.json"
+    with pytest.raises(InputError, match="no file"):
+        command.read_report(file)
+    file.write_text(content)
+    with pytest.raises(InputError, match=message):
+        command.read_report(file)
+
+
+def test_tables_compare_with_the_fastest_peer_that_is_right() -> None:
+    def row(ms: float, *, right: bool = True, joules: float = 1.0) -> dict[str, Any]:
+        return {
+            "seconds": [ms / 1000] * 3,
+            "median": ms / 1000,
+            "quartiles": [ms / 1000] * 2,
+            "latency": ms / 500,
+            "images_per_second": 1000 / ms,
+            "shift": 0,
+            "energy": {"joules_per_image": joules},
+            "memory": {"peak_bytes": 10**6},
+            "agreement": {"pixels": 4, "different_pixels": 1, "right": right},
+        }
+
+    ours = row(2.0, joules=0.1) | {
+        "agreement": {"images": 8, "different_images": 3, "right": False}
+    }
+    rows = {"xla-fp16": row(20.0), "torch-fp16": row(10.0, right=False), "mbu:auto": ours}
+    group = {"size": [512, 512], "batch": 64, "rows": rows, "not_measured": {"torch-fp32": "why"}}
+    about = {name: {"engine": name.rpartition("-")[2], "ours": False} for name in rows}
+    about["mbu:auto"] = {"engine": "auto", "ours": True}
+    assert fastest_fp16(group, about) == "xla-fp16"
+    report = {
+        "machine": {"name": "a GPU", "driver": "1", "idle_watts": 70.0, "versions": {}, "cores": 1},
+        "networks": {},
+        "ceilings": {"copy": {"amount": 3e9, "samples": [0.002, 0.001], "unit": "bytes"}},
+        "groups": [group],
+        "rows": about,
+        "layers": [
+            {
+                "layer": "head",
+                "network": "mbu",
+                "engine": "bmma",
+                "batch": 64,
+                "size": [512, 512],
+                "work": {"bytes": 3e6},
+                "samples": [4e-6, 5e-6, 2e-6],
+            }
+        ],
+        "not_reached": [],
+    }
+    text = tables(report)
+    (line,) = (line for line in text.splitlines() if line.startswith("mbu:auto"))
+    cells = line.split()
+    assert cells[1] == "2.00"
+    assert cells[5:8] == ["10.00", "100", "10.00"]
+    assert line.endswith("WRONG in 3 of 8 images")
+    assert "torch-fp32: not measured, why" in text
+    assert next(line for line in text.splitlines() if line.startswith("copy")).split()[1] == "3"
+    assert next(line for line in text.splitlines() if line.startswith("head")).split() == [
+        *("head", "4.0", "1.0", "25%"),
+    ]
+
+
+def test_a_picture_of_little_is_drawn(tmp_path: Path) -> None:
+    report = {"machine": {"versions": {}}, "groups": [], "layers": [], "rows": {}, "ceilings": {}}
+    draw(report, tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").stat().st_size > 1000
+
+
+def test_a_floor_is_the_longest_of_its_parts() -> None:
+    ceilings = {
+        "copy": {"amount": 1e12, "samples": [1.0]},
+        "bmma": {"amount": 1e15, "samples": [2.0, 1.0]},
+    }
+    assert floor_of({"bytes": 1e6, "bmma_macs": 5e9}, ceilings) == pytest.approx(5e-6)
+    assert floor_of({"bytes": 1e7, "bmma_macs": 5e9}, ceilings) == pytest.approx(1e-5)
+    assert floor_of({"bytes": 1e7, "lop3": 5e9}, ceilings) is None
+
+
+def test_the_work_of_a_layer_is_counted() -> None:
+    params = random_packed(UNetConfig.preset("binary", width=32))
+    work = {
+        engine: {made.name: made.work for made in layer_programs(params, engine, 2, 16, 32)}
+        for engine in ("xla", "bmma")
+    }
+    conv = params.convs["down_c1.conv2"]
+    assert conv.precision == "binary"
+    macs = 2 * 8 * 16 * 9 * 64 * 64
+    assert work["bmma"]["down_c1.conv2"]["bmma_macs"] == macs
+    # Input and output of 2 words a pixel, weights, thresholds.
+    moved = 2 * (2 * 8 * 16 * 2 * 4) + 9 * 64 * 2 * 4 + 64 * 4
+    assert work["xla"]["down_c1.conv2"] == {"bytes": moved}
+
+
+def test_a_function_is_divided_by_what_it_depends_on() -> None:
+    def function(weights: list[jax.Array], inputs: list[jax.Array]) -> jax.Array:
+        return jnp.sort(weights[0] * weights[1])[:3] + inputs[0]
+
+    specs = [jax.ShapeDtypeStruct((5,), np.float32)] * 2
+    first, rest, between = split(function, specs, [jax.ShapeDtypeStruct((3,), np.float32)])
+    assert [spec.shape for spec in between] == [(3,)]
+    weights = [jnp.arange(5.0), jnp.arange(5.0)[::-1]]
+    x = jnp.ones(3)
+    np.testing.assert_array_equal(rest(first(weights), [x]), function(weights, [x]))
+
+
+def test_float_weights_are_drawn_anew(exported: Path) -> None:
+    from experiments.benchmark.carried import weights
+
+    folder = Folder(exported)
+    about = folder.manifest["networks"]["full_precision"]
+    assert len(about["drawn"]) == 23
+    tensors = weights.read(about["drawn"], folder.arrays(about["weights"]))
+    assert set(tensors) == set(about["order"])
+    picture = folder.arrays(folder.manifest["images"]["32x40"])["picture"]
+    logits = jax.jit(float_unet)(
+        {name: jnp.asarray(tensor) for name, tensor in tensors.items()},
+        jnp.asarray(images.batch_of(picture, 1)),
+    )
+    wanted = folder.arrays(folder.manifest["expected"]["full_precision"]["32x40"]["file"])
+    largest = np.abs(wanted["logits"]).max()
+    np.testing.assert_allclose(logits[0], wanted["logits"][0], rtol=0, atol=1e-4 * largest)
+    about["drawn"]["head.weight"]["sha256"] = "other"
+    with pytest.raises(RuntimeError, match=r"other numbers for head\.weight"):
+        weights.read(about["drawn"], {})
+
+
+def test_images_of_a_batch_differ_and_repeat() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    batch = images.batch_of(picture, 10)
+    assert len({images.digest(image.astype(np.float32)) for image in batch}) == images.DISTINCT
+    np.testing.assert_array_equal(batch[0], picture)
+    np.testing.assert_array_equal(batch[9], batch[1])
+
+
+def test_rows_that_memory_cannot_hold_take_shifts() -> None:
+    rows = [{"name": str(i), "bytes_per_pixel": need} for i, need in enumerate((1, 40, 30, 20))]
+    found = shifts.divide(rows, 10**9, 80 * 10**9)
+    assert [[row["name"] for row in shift] for shift in found] == [["0", "1", "3"], ["2"]]
+    assert shifts.divide(rows, 10**9, None) == [rows]
+
+
+def test_every_network_has_rows_and_ours_come_first() -> None:
+    rows = rows_of(None, ["bmma", "popcount", "bitsliced"], main=True)
+    names = [row.name for row in rows]
+    assert {"mbu:auto", "all_masked-2bit:bitsliced", "binary:popcount", "xla-bf16"} <= set(names)
+    ours = [row.ours for row in rows]
+    assert ours == sorted(ours, reverse=True)
+    assert GpuRow.parse("binary:auto").implementation is None
+    assert len(rows_of(None, ["bmma", "popcount", "bitsliced"], main=False)) < len(rows)
+    for bad in (["nonsense"], ["mbu:magic"], ["xla-fp16", "xla-fp16"], []):
+        with pytest.raises(InputError):
+            rows_of(bad, ["bmma"], main=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_sizes": ()}, "image_sizes is empty"),
+        ({"image_sizes": ((8, 512),)}, "image size 8 512"),
+        ({"batches": (0,)}, "batches"),
+        ({"batches": (1, 1)}, "batches names one twice"),
+        ({"minutes": 0.0}, "minutes"),
+        ({"results": Path("a"), "export_to": Path("b")}, "not both"),
+        ({"export_platform": "cpu", "compute_capability": 90}, "no compute capability"),
+    ],
+)
+def test_bad_options_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        BenchmarkConfig(device="gpu", gpu=GpuOptions(**changes)).check()
+
+
+def test_a_folder_that_is_there_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="empty folder"):
+        command.export_folder(CONFIG, Machine("cpu", None), tmp_path)
+    assert (tmp_path / "file").read_text() == "mine"

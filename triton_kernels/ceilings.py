@@ -1,0 +1,151 @@
+# pyrefly: ignore-errors
+"""Kernels that do one instruction and nothing else: the rates that no other kernel can pass."""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+from triton_kernels.launch import Launch
+
+LOP3_A_TURN, POPC_A_TURN, MMA_A_TURN = 48, 32, 8
+"""Instructions of a thread, or of a warp for matrices, in one turn of the loop."""
+
+MMA_MACS = 16 * 8 * 256
+"""Products of bits in one matrix instruction."""
+
+_WARPS = 8
+_THREADS = 32 * _WARPS
+
+
+@gluon.jit
+def lop3_kernel(seeds, y, TURNS: gl.constexpr, WARPS: gl.constexpr):
+    """Logic operations on three words; every result enters two others, so that none can be merged.
+
+    Args:
+      seeds: [T] uint32, one for each thread of a program.
+      y: [programs, T] uint32.
+      TURNS: of the loop.
+      WARPS: of the program.
+    """
+    lane: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
+    thread = gl.arange(0, 32 * WARPS, layout=lane)
+    a = gl.load(seeds + thread)
+    b, c, d, e, f = a * 3, a * 5, a * 7, a * 9, a * 11
+    for _ in range(TURNS):
+        for _ in gl.static_range(8):
+            a, b, c = _chain(a, b, c)
+            d, e, f = _chain(d, e, f)
+    gl.store(y + gl.program_id(0) * 32 * WARPS + thread, a ^ b ^ c ^ d ^ e ^ f)
+
+
+@gluon.jit
+def _chain(a, b, c):
+    return gl.inline_asm_elementwise(
+        "lop3.b32 $0, $3, $4, $5, 0x96; lop3.b32 $1, $4, $5, $0, 0xE8; "
+        "lop3.b32 $2, $5, $0, $1, 0x96;",
+        "=&r,=&r,=&r,r,r,r",
+        [a, b, c],
+        dtype=(gl.uint32, gl.uint32, gl.uint32),
+        is_pure=True,
+        pack=1,
+    )
+
+
+@gluon.jit
+def popc_kernel(seeds, y, TURNS: gl.constexpr, WARPS: gl.constexpr):
+    """Population counts of population counts, in four chains.
+
+    Args:
+      seeds: [T] uint32, one for each thread of a program.
+      y: [programs, T] uint32.
+      TURNS: of the loop.
+      WARPS: of the program.
+    """
+    lane: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
+    thread = gl.arange(0, 32 * WARPS, layout=lane)
+    a = gl.load(seeds + thread)
+    b, c, d = a * 3, a * 5, a * 7
+    for _ in range(TURNS):
+        for _ in gl.static_range(8):
+            a, b, c, d = _popc(a), _popc(b), _popc(c), _popc(d)
+    gl.store(y + gl.program_id(0) * 32 * WARPS + thread, a ^ b ^ c ^ d)
+
+
+@gluon.jit
+def _popc(a):
+    return gl.inline_asm_elementwise(
+        "popc.b32 $0, $1;", "=r,r", [a], dtype=gl.uint32, is_pure=True, pack=1
+    )
+
+
+@gluon.jit
+def bmma_kernel(seeds, y, TURNS: gl.constexpr, WARPS: gl.constexpr):
+    """Products of one-bit matrices by AND, into eight tiles of counts.
+
+    Args:
+      seeds: [T] uint32, one for each thread of a program.
+      y: [programs, T] uint32.
+      TURNS: of the loop.
+      WARPS: of the program.
+    """
+    lane: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
+    thread = gl.arange(0, 32 * WARPS, layout=lane)
+    a = gl.load(seeds + thread).to(gl.int32, bitcast=True)
+    words = (a, a * 3, a * 5, a * 7, a * 9, a * 11)
+    counts = ()
+    for i in gl.static_range(8):
+        # Equal tiles would be counted once.
+        counts += ((a + i, a - i, a * i, a | i),)
+    for _ in range(TURNS):
+        after = ()
+        for i in gl.static_range(8):
+            after += (_mma(counts[i], words),)
+        counts = after
+    total = a
+    for i in gl.static_range(8):
+        total ^= counts[i][0] ^ counts[i][1] ^ counts[i][2] ^ counts[i][3]
+    at = y + gl.program_id(0) * 32 * WARPS + thread
+    gl.store(at, total.to(gl.uint32, bitcast=True))
+
+
+@gluon.jit
+def _mma(counts, words):
+    """One instruction; which words are multiplied does not matter."""
+    return gl.inline_asm_elementwise(
+        "mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc "
+        "{$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $9}, {$0, $1, $2, $3};",
+        "=r,=r,=r,=r,r,r,r,r,r,r,0,1,2,3",
+        list(words + counts),
+        dtype=(gl.int32, gl.int32, gl.int32, gl.int32),
+        is_pure=True,
+        pack=1,
+    )
+
+
+def launch(kernel, *, blocks: int, turns: int) -> Launch:
+    """Launch one of these kernels with an array (seeds), giving y.
+
+    Args:
+      kernel: the kernel.
+      blocks: of the grid.
+      turns: of its loop.
+
+    Returns:
+      The launch; seeds are [256] and y is [blocks, 256] uint32.
+    """
+    return Launch(
+        kernel=kernel,
+        blocks=blocks,
+        sizes={},
+        constants={"TURNS": turns, "WARPS": _WARPS},
+        warps=_WARPS,
+        registers=128,
+    )
+
+
+def threads() -> int:
+    """Tell how many threads a program has.
+
+    Returns:
+      The number.
+    """
+    return _THREADS
