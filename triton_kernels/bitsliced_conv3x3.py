@@ -23,8 +23,8 @@ def bitsliced_conv3x3_kernel(
     width,
     plane_step,
     channels,
+    entries,
     y,
-    ENTRIES: gl.constexpr,
     PLANES: gl.constexpr,
     LISTS: gl.constexpr,
     BITS: gl.constexpr,
@@ -43,8 +43,8 @@ def bitsliced_conv3x3_kernel(
       width: W.
       plane_step: 3 (C + 1) (H + 2) N.
       channels: K.
+      entries: E.
       y: [B, P, K, H, N] uint32.
-      ENTRIES: E.
       PLANES: P.
       LISTS: L.
       BITS: slices of a counter.
@@ -75,11 +75,11 @@ def bitsliced_conv3x3_kernel(
     codes = code_planes(
         gl.multiple_of(at, [1, 4 * VECTOR]),
         plane_step,
-        gl.expand_dims(lists + output.to(gl.int64) * (LISTS * ENTRIES), 1),
+        gl.expand_dims(lists + output.to(gl.int64) * (LISTS * entries), 1),
         numbers + group * LISTS,
         gl.expand_dims(constants + output, 1),
         groups * OUTPUTS,
-        ENTRIES,
+        entries,
         PLANES,
         LISTS,
         BITS,
@@ -124,9 +124,9 @@ def launch(
             "width": width,
             "plane_step": plane_step,
             "channels": channels,
+            "entries": entries,
         },
         constants={
-            "ENTRIES": entries,
             "PLANES": planes,
             "LISTS": lists,
             "BITS": bits,

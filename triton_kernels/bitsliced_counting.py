@@ -19,7 +19,7 @@ def code_planes(
     numbers,
     constants,
     outputs,
-    ENTRIES: gl.constexpr,
+    entries,
     PLANES: gl.constexpr,
     LISTS: gl.constexpr,
     BITS: gl.constexpr,
@@ -37,7 +37,7 @@ def code_planes(
       constants: pointers to each output's constants, [outputs, 1] of int32: what its counter
         starts from, then the numbers that it is compared with but for the first, half its range.
       outputs: how far two constants of an output are apart.
-      ENTRIES: E.
+      entries: E.
       PLANES: P.
       LISTS: L.
       BITS: slices.
@@ -59,7 +59,7 @@ def code_planes(
             counter = _add_planes(
                 counter,
                 planes[plane],
-                lists + number * ENTRIES,
+                lists + number * entries,
                 counts[number],
                 number % (LISTS // 2) + plane,
                 BITS,

@@ -23,8 +23,8 @@ def bitsliced_up_conv2x2_kernel(
     width,
     plane_step,
     channels,
+    entries,
     y,
-    ENTRIES: gl.constexpr,
     PLANES: gl.constexpr,
     LISTS: gl.constexpr,
     BITS: gl.constexpr,
@@ -42,8 +42,8 @@ def bitsliced_up_conv2x2_kernel(
       width: W.
       plane_step: (C + 1) H N.
       channels: K.
+      entries: E.
       y: [B, P, K, 2H, ceil(2W/32)] uint32.
-      ENTRIES: E.
       PLANES: P.
       LISTS: L.
       BITS: slices of a counter.
@@ -80,11 +80,11 @@ def bitsliced_up_conv2x2_kernel(
         codes = code_planes(
             gl.multiple_of(at, [1, 4 * VECTOR]),
             plane_step,
-            gl.expand_dims(lists + output.to(gl.int64) * (LISTS * ENTRIES), 1),
+            gl.expand_dims(lists + output.to(gl.int64) * (LISTS * entries), 1),
             numbers + of_group * LISTS,
             gl.expand_dims(constants + output, 1),
             4 * groups * OUTPUTS,
-            ENTRIES,
+            entries,
             PLANES,
             LISTS,
             BITS,
@@ -153,9 +153,9 @@ def launch(
             "width": width,
             "plane_step": inputs * height * words,
             "channels": channels,
+            "entries": entries,
         },
         constants={
-            "ENTRIES": entries,
             "PLANES": planes,
             "LISTS": lists,
             "BITS": bits,

@@ -13,6 +13,7 @@ import pytest
 from jax import Array
 from numpy.typing import NDArray
 
+from mbu_jax.ops.bitsliced import pixels
 from mbu_jax.ops.bitsliced_lists.primitive import OPERATION as BITSLICED_LISTS
 from mbu_jax.ops.conv3x3.primitive import OPERATION as CONV3X3
 from mbu_jax.ops.gpu.target import compute_capability
@@ -24,7 +25,10 @@ from mbu_jax.ops.up_conv2x2.primitive import OPERATION as UP_CONV2X2
 from tests.ptx.program import Program, launch
 from tests.triton_kernels.compiled import Pairs, compiled
 
-OPERATIONS = (CONV3X3, UP_CONV2X2, MAX_POOL2X2, HEAD, STEM, PACK_BITS, BITSLICED_LISTS)
+OPERATIONS = (
+    *(CONV3X3, UP_CONV2X2, MAX_POOL2X2, HEAD, STEM, PACK_BITS, BITSLICED_LISTS),
+    *(pixels.CONV, pixels.MAX_POOL2X2, pixels.HEAD, pixels.STEM),
+)
 
 
 @dataclasses.dataclass
@@ -51,11 +55,14 @@ def gpu(target: int) -> Iterator[list[Kernel]]:
     called: list[Kernel] = []
     with pytest.MonkeyPatch.context() as patch, compute_capability(target):
         for operation in OPERATIONS:
+            made = [engine for engine in operation.engines if engine.platforms == ("cuda",)]
+            names = {engine.name for engine in made}
             engines = [
-                dataclasses.replace(engine, platforms=("cpu",), absent=lambda: None)
-                if engine.platforms == ("cuda",)
-                else engine
-                for engine in operation.engines
+                *(engine for engine in operation.engines if engine.name not in names),
+                *(
+                    dataclasses.replace(engine, platforms=("cpu",), absent=lambda: None)
+                    for engine in made
+                ),
             ]
             patch.setattr(operation, "engines", engines)
         patch.setattr(jax_triton, "triton_call", functools.partial(_triton_call, called))
