@@ -11,6 +11,7 @@ from triton.experimental.gluon import language as gl
 from triton_kernels.bitsliced_counting import code_planes, valid_bits
 from triton_kernels.bitsliced_tiles import Tile, fitting
 from triton_kernels.launch import Launch, cdiv
+from triton_kernels.places import words_of_tile
 
 
 @gluon.jit
@@ -64,13 +65,9 @@ def bitsliced_conv3x3_kernel(
     tiles = gl.cdiv(words, WORDS)
     image = (block // tiles).to(gl.int64)
 
-    word = block % tiles * WORDS + gl.arange(0, WORDS, layout=gl.SliceLayout(0, tile))
+    word, somewhere = words_of_tile(block % tiles, words, VECTOR, tile)
     output = group * OUTPUTS + gl.arange(0, OUTPUTS, layout=gl.SliceLayout(1, tile))
     inside = gl.expand_dims(word < words, 0)
-    # Threads beyond the image read some of its words instead; to be without a mask saves them
-    # setting registers to 0. All steps are multiples of VECTOR, which the compiler cannot know.
-    somewhere = gl.where(word < words, word, word % VECTOR)
-    somewhere = gl.max_contiguous(gl.multiple_of(somewhere, [VECTOR]), [VECTOR])
     at = gl.expand_dims(x + image * PLANES * plane_step + somewhere, 0)
     codes = code_planes(
         gl.multiple_of(at, [1, 4 * VECTOR]),

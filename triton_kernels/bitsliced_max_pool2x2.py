@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from triton_kernels.launch import Launch, cdiv
+from triton_kernels.max_pool2x2 import larger
 
 _BLOCK = 256
 
@@ -47,8 +48,8 @@ def _pooled(at, words_in, step, inside, PLANES: tl.constexpr):
         codes = (_every_other(either | (either >> 1)),)
     else:
         low, high = _load(at, step, inside)
-        low, high = _larger(low, high, *_load(at + words_in, step, inside))
-        low, high = _larger(low, high, low >> 1, high >> 1)
+        low, high = larger(low, high, *_load(at + words_in, step, inside))
+        low, high = larger(low, high, low >> 1, high >> 1)
         codes = _every_other(low), _every_other(high)
     return codes
 
@@ -56,13 +57,6 @@ def _pooled(at, words_in, step, inside, PLANES: tl.constexpr):
 @triton.jit
 def _load(at, step, inside):
     return tl.load(at, inside, other=0), tl.load(at + step, inside, other=0)
-
-
-@triton.jit
-def _larger(low_a, high_a, low_b, high_b):
-    """Larger of 32 pairs of codes; a low bit counts unless the other code's high bit beats it."""
-    low = (low_a & (high_a | ~high_b)) | (low_b & (high_b | ~high_a))
-    return low, high_a | high_b
 
 
 @triton.jit

@@ -18,9 +18,11 @@ from triton_kernels.bmma_lanes import (
     loaded_thresholds,
     pixels_of_lanes,
     store_words,
+    words_of_lanes,
 )
 from triton_kernels.bmma_tiles import Form, Tile
 from triton_kernels.launch import Launch, cdiv
+from triton_kernels.places import tile_of_image
 
 
 @gluon.jit
@@ -78,20 +80,12 @@ def bmma_conv3x3_kernel(
     program = gl.program_id(0)
     first_group = program % (groups // GROUPS) * GROUPS
     program = program // (groups // GROUPS)
-    across = gl.cdiv(width, COLUMNS)
-    left = program % across * COLUMNS
-    program = program // across
-    down = gl.cdiv(height, ROWS)
-    top = program % down * ROWS
-    first_pixel = (program // down).to(gl.int64) * height * width
+    top, left, first_pixel = tile_of_image(program, height, width, ROWS, COLUMNS)
 
-    # Relative to the tile, offsets fit 32 bits and take half the registers.
     x += (first_pixel + top.to(gl.int64) * width + left) * (PLANES * WORDS)
-    row, column = pixels_of_lanes(top, left, 0, COLUMNS, BLOCKS, tile)
-    upper = ((row - top) * width + (column - left)) * (PLANES * WORDS)
+    row, column, upper = words_of_lanes(top, left, 0, width, PLANES * WORDS, COLUMNS, BLOCKS, tile)
     inside_upper = _insides(row, column, height, width)
-    row, column = pixels_of_lanes(top, left, 1, COLUMNS, BLOCKS, tile)
-    lower = ((row - top) * width + (column - left)) * (PLANES * WORDS)
+    row, column, lower = words_of_lanes(top, left, 1, width, PLANES * WORDS, COLUMNS, BLOCKS, tile)
     inside_lower = _insides(row, column, height, width)
     group = groups_of_warps(first_group, GROUPS, tile)
     w_at = group.to(gl.int64) * GROUP_WORDS + fragments_of_lanes(tile) * LANE_WORDS

@@ -22,6 +22,25 @@ def pixels_of_lanes(
 
 
 @gluon.jit
+def words_of_lanes(
+    top,
+    left,
+    HALF: gl.constexpr,
+    width,
+    WORDS_OF_PIXEL: gl.constexpr,
+    COLUMNS: gl.constexpr,
+    BLOCKS: gl.constexpr,
+    tile: gl.constexpr,
+):
+    """Rows and columns of pixels, and how far their words begin from those of the tile.
+
+    Relative to the tile, offsets fit 32 bits and take half the registers.
+    """
+    row, column = pixels_of_lanes(top, left, HALF, COLUMNS, BLOCKS, tile)
+    return row, column, ((row - top) * width + (column - left)) * WORDS_OF_PIXEL
+
+
+@gluon.jit
 def groups_of_warps(first, GROUPS: gl.constexpr, tile: gl.constexpr):
     """Numbers of groups, [GROUPS, 1, 1]."""
     of_channels: gl.constexpr = gl.SliceLayout(0, tile)

@@ -18,9 +18,11 @@ from triton_kernels.bmma_lanes import (
     loaded_thresholds,
     pixels_of_lanes,
     store_words,
+    words_of_lanes,
 )
 from triton_kernels.bmma_tiles import Form, Tile
 from triton_kernels.launch import Launch, cdiv
+from triton_kernels.places import tile_of_batch
 
 
 @gluon.jit
@@ -76,17 +78,12 @@ def bmma_up_conv2x2_kernel(
     program = gl.program_id(0)
     first_group = program % (4 * groups // GROUPS) * GROUPS
     program = program // (4 * groups // GROUPS)
-    across = gl.cdiv(width, COLUMNS)
-    left = program % across * COLUMNS
-    top = program // across * (16 * BLOCKS // COLUMNS)
+    top, left = tile_of_batch(program, width, 16 * BLOCKS // COLUMNS, COLUMNS)
 
-    # Relative to the tile, offsets fit 32 bits and take half the registers.
     x += (top.to(gl.int64) * width + left) * (PLANES * WORDS)
-    row, column = pixels_of_lanes(top, left, 0, COLUMNS, BLOCKS, tile)
-    upper = ((row - top) * width + (column - left)) * (PLANES * WORDS)
+    row, column, upper = words_of_lanes(top, left, 0, width, PLANES * WORDS, COLUMNS, BLOCKS, tile)
     inside_upper = ((row < height) & (column < width)).to(gl.int32)
-    row, column = pixels_of_lanes(top, left, 1, COLUMNS, BLOCKS, tile)
-    lower = ((row - top) * width + (column - left)) * (PLANES * WORDS)
+    row, column, lower = words_of_lanes(top, left, 1, width, PLANES * WORDS, COLUMNS, BLOCKS, tile)
     inside_lower = ((row < height) & (column < width)).to(gl.int32)
     group = groups_of_warps(first_group, GROUPS, tile)
     w_at = group.to(gl.int64) * GROUP_WORDS + fragments_of_lanes(tile) * LANE_WORDS

@@ -10,6 +10,7 @@ from triton.experimental.gluon import language as gl
 
 from triton_kernels.counting import agreeing, code_words, popcount3
 from triton_kernels.launch import Launch, cdiv
+from triton_kernels.places import pixels_of_tile, tile_of_image
 from triton_kernels.tiles import Tile
 
 
@@ -61,16 +62,9 @@ def conv3x3_kernel(
     block = gl.program_id(0)
     group = block % groups
     block = block // groups
-    across = gl.cdiv(width, COLUMNS)
-    left = block % across * COLUMNS
-    block = block // across
-    down = gl.cdiv(height, ROWS)
-    top = block % down * ROWS
-    first_pixel = (block // down).to(gl.int64) * height * width
+    top, left, first_pixel = tile_of_image(block, height, width, ROWS, COLUMNS)
 
-    pixel = gl.arange(0, PIXELS, layout=gl.SliceLayout(1, of_pixels))
-    row = top + pixel // COLUMNS
-    column = left + pixel % COLUMNS
+    row, column = pixels_of_tile(top, left, ROWS, COLUMNS, gl.SliceLayout(1, of_pixels))
     channel = gl.arange(0, 32, layout=gl.SliceLayout(1, of_channels))
     a_word = gl.arange(0, CHUNK, layout=gl.SliceLayout(0, of_pixels))
     w_word = gl.arange(0, CHUNK, layout=gl.SliceLayout(0, of_channels))
@@ -115,9 +109,7 @@ def conv3x3_kernel(
         counts = -counts
     channel = gl.arange(0, 32, layout=gl.SliceLayout(0, counted))
     words = code_words(counts, least + group * 32 + channel, groups * 32, PLANES)
-    pixel = gl.arange(0, PIXELS, layout=gl.SliceLayout(1, counted))
-    row = top + pixel // COLUMNS
-    column = left + pixel % COLUMNS
+    row, column = pixels_of_tile(top, left, ROWS, COLUMNS, gl.SliceLayout(1, counted))
     y += (first_pixel + row.to(gl.int64) * width + column) * (PLANES * groups) + group
     for plane in gl.static_range(PLANES):
         gl.store(y + plane * groups, words[plane], mask=(row < height) & (column < width))

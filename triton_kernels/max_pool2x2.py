@@ -42,9 +42,9 @@ def max_pool2x2_kernel(
         tl.store(out, above | below, inside)
     else:
         low, high = _load(top, inside, WORDS)
-        low, high = _larger(low, high, *_load(top + step, inside, WORDS))
-        low, high = _larger(low, high, *_load(bottom, inside, WORDS))
-        low, high = _larger(low, high, *_load(bottom + step, inside, WORDS))
+        low, high = larger(low, high, *_load(top + step, inside, WORDS))
+        low, high = larger(low, high, *_load(bottom, inside, WORDS))
+        low, high = larger(low, high, *_load(bottom + step, inside, WORDS))
         tl.store(out, low, inside)
         tl.store(out + WORDS, high, inside)
 
@@ -55,7 +55,7 @@ def _load(at, inside, WORDS: tl.constexpr):
 
 
 @triton.jit
-def _larger(low_a, high_a, low_b, high_b):
+def larger(low_a, high_a, low_b, high_b):
     """Larger of 32 pairs of codes; a low bit counts unless the other code's high bit beats it."""
     low = (low_a & (high_a | ~high_b)) | (low_b & (high_b | ~high_a))
     return low, high_a | high_b

@@ -9,6 +9,7 @@ from triton.experimental.gluon import language as gl
 
 from triton_kernels.counting import code_words
 from triton_kernels.launch import Launch, cdiv
+from triton_kernels.places import pixels_of_tile, tile_of_image
 from triton_kernels.tiles import tile_shape
 
 _PIXELS = 128
@@ -51,17 +52,10 @@ def stem_kernel(
     block = gl.program_id(0)
     group = block % groups
     block = block // groups
-    across = gl.cdiv(width, COLUMNS)
-    left = block % across * COLUMNS
-    block = block // across
-    down = gl.cdiv(height, ROWS)
-    top = block % down * ROWS
-    first_pixel = (block // down).to(gl.int64) * height * width
+    top, left, first_pixel = tile_of_image(block, height, width, ROWS, COLUMNS)
 
-    pixel = gl.arange(0, PIXELS, layout=gl.SliceLayout(1, tile))
+    row, column = pixels_of_tile(top, left, ROWS, COLUMNS, gl.SliceLayout(1, tile))
     channel = gl.arange(0, 32, layout=gl.SliceLayout(0, tile))
-    row = top + pixel // COLUMNS
-    column = left + pixel % COLUMNS
     at = first_pixel + row.to(gl.int64) * width + column
     levels += at * CHANNELS
     weight += group * (9 * CHANNELS * 32) + channel

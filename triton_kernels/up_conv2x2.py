@@ -10,6 +10,7 @@ from triton.experimental.gluon import language as gl
 
 from triton_kernels.counting import agreeing, code_words, popcount
 from triton_kernels.launch import Launch, cdiv
+from triton_kernels.places import pixels_of_tile, tile_of_batch
 from triton_kernels.tiles import Tile
 
 
@@ -58,13 +59,9 @@ def up_conv2x2_kernel(
     block = gl.program_id(0)
     tap_group = block % (4 * groups)
     block = block // (4 * groups)
-    across = gl.cdiv(width, COLUMNS)
-    left = block % across * COLUMNS
-    top = block // across * ROWS
+    top, left = tile_of_batch(block, width, ROWS, COLUMNS)
 
-    pixel = gl.arange(0, PIXELS, layout=gl.SliceLayout(1, of_pixels))
-    row = top + pixel // COLUMNS
-    column = left + pixel % COLUMNS
+    row, column = pixels_of_tile(top, left, ROWS, COLUMNS, gl.SliceLayout(1, of_pixels))
     inside = gl.expand_dims((row < height) & (column < width), 1)
     channel = gl.arange(0, 32, layout=gl.SliceLayout(1, of_channels))
     a_word = gl.arange(0, CHUNK, layout=gl.SliceLayout(0, of_pixels))
@@ -95,9 +92,7 @@ def up_conv2x2_kernel(
 
     channel = gl.arange(0, 32, layout=gl.SliceLayout(0, counted))
     words = code_words(counts, least + tap_group * 32 + channel, 4 * groups * 32, PLANES)
-    pixel = gl.arange(0, PIXELS, layout=gl.SliceLayout(1, counted))
-    row = top + pixel // COLUMNS
-    column = left + pixel % COLUMNS
+    row, column = pixels_of_tile(top, left, ROWS, COLUMNS, gl.SliceLayout(1, counted))
     tap = tap_group // groups
     at = (2 * row.to(gl.int64) + tap // 2) * (2 * width) + 2 * column + tap % 2
     y += at * (PLANES * groups) + tap_group % groups
