@@ -47,7 +47,7 @@ _SMOKE = dataclasses.replace(
     epochs=1,
     batch_size=4,
     eval_batch_size=16,
-    recalibrate=1,
+    recalibrate=0,
     samples=0,
     model=ModelOptions(width=4),
     data=PipelineOptions(image_size=(32, 32), crop=(32, 32), augment=NO_AUGMENTATION),
