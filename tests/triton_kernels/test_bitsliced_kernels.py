@@ -1,12 +1,14 @@
 """The bit-sliced kernels, run as compiled PTX against the oracle."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import Array
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mbu_jax.errors import InputError
 from mbu_jax.ops.bitsliced.engines import split_segments
@@ -74,3 +76,16 @@ def test_planes_beyond_the_kernels_offsets_are_refused() -> None:
     second = jax.ShapeDtypeStruct((1, 1, 0, 8192, 2048), jnp.uint32)
     with pytest.raises(InputError, match="64 channels of 8192x65536 pixels are too many"):
         jax.eval_shape(functools.partial(convolved, width=65536), (x, second), layer)
+
+
+def test_a_sharded_batch_stays_where_it_is() -> None:
+    words, layer = ConvSpec("sharded", (4, 3, 40), (8,), 3, "masked").arguments(seed=1)
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+    over = NamedSharding(mesh, PartitionSpec("batch"))
+    x = jax.device_put(split_segments(words, layer.segments), over)
+    with gpu(90):
+        run = jax.jit(functools.partial(convolved, layer=layer, width=40))
+        program = run.lower(x).compile().as_text() or ""
+    # Callbacks of what is partitioned are not kept, so this is for reading alone.
+    assert re.search(r"u32\[2,1,3,3,2\].* custom-call\(.*callback", program)
+    assert not re.search(r"all-gather|all-to-all|all-reduce|collective-permute", program)

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import jax
@@ -15,6 +14,7 @@ from mbu_jax.export import export
 from mbu_jax.packing import PackedUNet
 from mbu_jax.unet import UNetConfig
 from tests.random_packed import random_packed
+from tests.triton_kernels.kernel_calls import kernel_calls
 
 if not hasattr(gpu_triton, "TritonKernel"):
     pytest.skip("jax-cuda13-plugin is not installed", allow_module_level=True)
@@ -28,17 +28,6 @@ MOVES = {"constant", "custom_call", "slice", "concatenate", "broadcast_in_dim", 
 @pytest.fixture(scope="module")
 def params() -> PackedUNet:
     return random_packed(UNetConfig(width=2, precisions=("binary", "masked") * 6))
-
-
-def kernel_calls(module: str) -> list[bytes]:
-    """What every call of a kernel carries: a message that holds its PTX."""
-
-    def byte(escape: re.Match[str]) -> str:
-        return escape[1] if len(escape[1]) == 1 else chr(int(escape[1], 16))
-
-    texts = re.findall(r'opaque = "((?:[^"\\]|\\.)*)"', module)
-    escaped = re.compile(r'\\([0-9A-F]{2}|[\\"])')
-    return [zlib.decompress(escaped.sub(byte, text).encode("latin-1")) for text in texts]
 
 
 @pytest.mark.parametrize(
