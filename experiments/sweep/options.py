@@ -116,7 +116,7 @@ _SMOKE = dataclasses.replace(
     epochs=2,
     batch_size=4,
     eval_batch_size=16,
-    checkpoint_steps=1,
+    checkpoint_steps=3,
     ema_decay=0.9,
     recalibrate=2,
     model=ModelOptions(width=4),
