@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 _ROOT = Path(__file__).parents[3]
+_WORKER = "experiments.benchmark.carried.worker"
 
 
 class Failed(Exception):

@@ -33,6 +33,8 @@ from experiments.benchmark.pictures import nuclei
 from mbu_jax.architecture import padded_size
 from mbu_jax.errors import InputError
 from mbu_jax.inference import infer
+from mbu_jax.ops.bitsliced import pixels
+from mbu_jax.ops.conv3x3.primitive import OPERATION as CONV3X3
 from mbu_jax.ops.gpu import target
 from mbu_jax.packing import PackedUNet
 
@@ -127,15 +129,14 @@ class Exporter:
 
     def _offered(self, engines: tuple[str, ...]) -> list[str]:
         """Those that the GPU has."""
-        from mbu_jax.ops.conv3x3.primitive import OPERATION
-
         with self._machine.aimed():
-            lacking = {
+            able = {
                 engine.name
-                for engine in OPERATION.engines
-                if engine.obstacle(self._machine.platform)
+                for operation in (CONV3X3, pixels.CONV)
+                for engine in operation.engines
+                if engine.obstacle(self._machine.platform) is None
             }
-        return [name for name in engines if name not in lacking]
+        return [name for name in engines if name in able]
 
     def _write_pictures(self) -> None:
         for height, width in self._config.gpu.image_sizes:
