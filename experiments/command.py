@@ -187,7 +187,7 @@ def _message(box: str) -> str:
 def _program() -> str:
     """``python -m package.module`` where Python was called so, else the file's name."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return f"python -m {spec.name}" if spec is not None else sys.argv[0]
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec is not None else sys.argv[0]
 
 
 def _disk_full(error: BaseException) -> BaseException | None:

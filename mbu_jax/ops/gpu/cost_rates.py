@@ -1,4 +1,4 @@
-"""How fast GPUs are, as published: what predictions rest on until a device has been measured."""
+"""How fast GPUs are said to be: what predictions rest on until a device has been measured."""
 
 import dataclasses
 
@@ -57,6 +57,8 @@ class _Device:
 # One-bit products are published for the A100 alone: 4,992 TOPS in its whitepaper, eight times its
 # 8-bit rate. All others are assumed to have that ratio to their own 8-bit rate, the H100 by
 # `wgmma`, and by `mma.sync` half of it. The rates of its one-bit AND are published nowhere.
+#
+# None of these figures was measured, and the documents were not at hand to check them.
 _DEVICES = {
     75: _Device("T4", 40, 1.59e9, 320e9, multiply_add=64, bmma=8192, cache_bytes=64),
     80: _Device("A100", 108, 1.41e9, 2039e9, multiply_add=64, bmma=16384),
