@@ -12,7 +12,8 @@ from experiments.sweep.plan import described
 from mbu_jax.errors import InputError
 from mbu_jax.files import to_json, write_json_atomic
 
-_PLACES = ("data_dir", "prepared_dir")  # may differ from machine to machine
+# May differ from process to process: they do not change what is trained.
+_FREE = ("data_dir", "prepared_dir", "checkpoint_steps")
 _LONGEST_WAIT = 3600.0  # seconds: process 0 may have a dataset to prepare
 
 
@@ -33,7 +34,7 @@ def claim(runs: Path, sweep: Sweep, options: SweepOptions, largest: Callable[[],
     """
     file = runs / "sweep.json"
     _make(runs)
-    recipe = {k: v for k, v in dataclasses.asdict(sweep.recipe).items() if k not in _PLACES}
+    recipe = {k: v for k, v in dataclasses.asdict(sweep.recipe).items() if k not in _FREE}
     asked = json.loads(to_json(recipe | {"series": [described(one) for one in sweep.series]}))
     if not file.exists() and options.process_index == 0:
         members = options.chunk_members or largest()
