@@ -8,7 +8,7 @@ G groups of O outputs, L lists of E entries, T thresholds.
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from triton_kernels.bitsliced_counting import code_planes, valid_bits
+from triton_kernels.bitsliced_counting import code_planes, valid_bits, warp_number
 from triton_kernels.bitsliced_tiles import Tile, fitting
 from triton_kernels.launch import Launch, cdiv
 from triton_kernels.places import words_of_tile
@@ -38,7 +38,7 @@ def bitsliced_conv3x3_kernel(
       x: [B, P, C + 1, 3, H + 2, N] uint32: every plane in three copies, of which copy j holds in
         column c what stands in column c + j - 1, with a row of zeros above and below; then zeros.
       lists: [G, O, L, E] int32, from `bitsliced_lists_kernel`.
-      numbers: [G, L] int32, most entries of the group's lists, rounded up to multiples of 16.
+      numbers: [G, O, L] int32, entries of the lists, rounded up to multiples of 16.
       constants: [T, G, O] int32, as `code_planes` takes them.
       height: H.
       width: W.
@@ -73,7 +73,7 @@ def bitsliced_conv3x3_kernel(
         gl.multiple_of(at, [1, 4 * VECTOR]),
         plane_step,
         gl.expand_dims(lists + output.to(gl.int64) * (LISTS * entries), 1),
-        numbers + group * LISTS,
+        numbers + (group * OUTPUTS + warp_number()) * LISTS,
         gl.expand_dims(constants + output, 1),
         groups * OUTPUTS,
         entries,

@@ -33,7 +33,7 @@ def code_planes(
       plane_step: words between the planes of a code's two bits.
       lists: pointers to [L, E] int32 of each output, [outputs, 1]. The first half of them are of
         negative weights, and list i of either half is of magnitudes 2^i.
-      numbers: pointer to [L] int32, how many entries are added: multiples of 16.
+      numbers: pointer to [L] int32 of a warp's output, entries that are added: multiples of 16.
       constants: pointers to each output's constants, [outputs, 1] of int32: what its counter
         starts from, then the numbers that it is compared with but for the first, half its range.
       outputs: how far two constants of an output are apart.
@@ -73,6 +73,24 @@ def code_planes(
         third = _at_least(counter, gl.load(constants + 2 * outputs), BITS)
         codes = passed ^ second ^ third, second
     return codes
+
+
+@gluon.jit
+def warp_number():
+    """Number of a thread's warp, which has an output of its own.
+
+    The language holds a scalar to be the same in all warps. Of what depends on this one only
+    loads and the turns of loops in which warps do not meet may differ.
+    """
+    return gl.inline_asm_elementwise(
+        # The exchange tells the assembler that all of a warp have one number.
+        "{ .reg .b32 t; mov.u32 t, %tid.x; shr.u32 t, t, 5; shfl.sync.idx.b32 $0, t, 0, 31, -1; }",
+        "=r",
+        [],
+        dtype=gl.int32,
+        is_pure=True,
+        pack=1,
+    )
 
 
 @gluon.jit

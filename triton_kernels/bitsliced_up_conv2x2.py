@@ -8,7 +8,7 @@ of a row, G groups of O outputs, L lists of E entries, T thresholds.
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from triton_kernels.bitsliced_counting import code_planes, valid_bits
+from triton_kernels.bitsliced_counting import code_planes, valid_bits, warp_number
 from triton_kernels.bitsliced_tiles import Tile, fitting
 from triton_kernels.launch import Launch, cdiv
 from triton_kernels.places import words_of_tile
@@ -37,7 +37,7 @@ def bitsliced_up_conv2x2_kernel(
     Args:
       x: [B, P, C + 1, H, N] uint32, zeros in the last channel.
       lists: [2, 2, G, O, L, E] int32, from `bitsliced_lists_kernel`.
-      numbers: [2, 2, G, L] int32, most entries of the group's lists, rounded up to multiples of 16.
+      numbers: [2, 2, G, O, L] int32, entries of the lists, rounded up to multiples of 16.
       constants: [T, 2, 2, G, O] int32, as `code_planes` takes them.
       height: H.
       width: W.
@@ -78,7 +78,7 @@ def bitsliced_up_conv2x2_kernel(
             gl.multiple_of(at, [1, 4 * VECTOR]),
             plane_step,
             gl.expand_dims(lists + output.to(gl.int64) * (LISTS * entries), 1),
-            numbers + of_group * LISTS,
+            numbers + (of_group * OUTPUTS + warp_number()) * LISTS,
             gl.expand_dims(constants + output, 1),
             4 * groups * OUTPUTS,
             entries,

@@ -24,7 +24,7 @@ SPECS = [
 ]
 
 
-@pytest.mark.parametrize(("engine", "spec"), zip(("popcount", "bmma"), SPECS, strict=True))
+@pytest.mark.parametrize(("engine", "spec"), [*zip(("popcount", "bmma"), SPECS, strict=True)])
 def test_words_are_the_same(engine: str, spec: ConvSpec) -> None:
     x, layer = spec.arguments(seed=0)
     run = functools.partial(

@@ -35,7 +35,7 @@ from mbu_jax.packing import (
 
 _LEAST_SLICES = 8  # planes worth 8 are added to four slices and carry into another
 _AT_ONCE = 16  # entries of a list
-_GROUPS = (1, 2, 4, 8, 16)  # outputs of a program, as tiles have them
+_LARGEST_GROUP = 16  # outputs of a program, which a tile has
 
 
 class Listed(NamedTuple):
@@ -43,13 +43,12 @@ class Listed(NamedTuple):
 
     Attributes:
       lists: [M/K, K, L, E] int32, words from the first plane to each that an output adds.
-      numbers: by the outputs O of a group [M/K, G, L] int32, multiples of 16, no fewer than the
-        entries that an output of the group has.
+      numbers: [M/K, K, L] int32, entries of the lists, rounded up to multiples of 16.
       constants: [T, M/K, K] int32, what a counter starts from and is compared with.
     """
 
     lists: Array
-    numbers: dict[int, Array]
+    numbers: Array
     constants: Array
 
 
@@ -97,8 +96,8 @@ def arrange_conv(x: tuple[Any, Any], layer: PackedConv, *, width: int) -> Listed
         channel_step=planes.channel_step,
         zeros=layer.in_channels * planes.channel_step,
     )
-    if not isinstance(numbers[1], jax.core.Tracer):
-        entries = entries[..., : max(_AT_ONCE, int(numbers[1].max()))]
+    if not isinstance(numbers, jax.core.Tracer):
+        entries = entries[..., : max(_AT_ONCE, int(numbers.max()))]
     return Listed(entries.reshape(makers, channels, lists, -1), numbers, constants)
 
 
@@ -147,7 +146,7 @@ def conv(x: tuple[Array, Array], layer: PackedConv, listed: Listed, *, width: in
     grouped = -(-channels // tile.outputs) * tile.outputs
     weights = (
         listed.lists[:, :grouped],
-        listed.numbers[tile.outputs],
+        listed.numbers[:, :grouped],
         listed.constants[:, :, :grouped],
     )
     return split_over_batch(run, batched=2)(*x, *weights)
@@ -280,7 +279,7 @@ def _slices(layer: PackedConv) -> int:
 
 
 @jax.jit
-def _counted(layer: PackedConv) -> tuple[Array, dict[int, Array], Array]:
+def _counted(layer: PackedConv) -> tuple[Array, Array, Array]:
     """Weights of each list, [M/K, K, L, N, taps] uint32; `Listed.numbers` and its constants."""
     weights = _signed(layer)
     exponents = weights.shape[2] // 2
@@ -293,14 +292,10 @@ def _counted(layer: PackedConv) -> tuple[Array, dict[int, Array], Array]:
     # A counter subtracts by adding to a complement, and reaches half where the first bit is set.
     start = half - 1 + least[:1] - lowest[None]
     constants = jnp.concatenate([start, half + least[1:] - least[:1]])
-    numbers = {}
-    for outputs in _GROUPS:
-        missing = -layer.out_channels % outputs
-        groups = jnp.pad(entries, ((0, 0), (0, missing), (0, 0)))
-        groups = groups.reshape(groups.shape[0], -1, outputs, groups.shape[2])
-        numbers[outputs] = -(-groups.max(2) // _AT_ONCE) * _AT_ONCE
-    missing = (0, -layer.out_channels % max(_GROUPS))
+    numbers = -(-entries // _AT_ONCE) * _AT_ONCE
+    missing = (0, -layer.out_channels % _LARGEST_GROUP)
     weights = jnp.pad(weights, ((0, 0), missing, *((0, 0),) * 3))
+    numbers = jnp.pad(numbers, ((0, 0), missing, (0, 0)))
     return weights, numbers, jnp.pad(constants, ((0, 0), (0, 0), missing))
 
 
