@@ -265,7 +265,7 @@ def bitsliced_conv(x: Activations, layer: PackedConv, density: float) -> list[Wo
     slices = max(8, (largest + 1).bit_length() + 1)
     tile = fitting(tile, slices=slices, lists=2 * magnitudes)
     entries = taps * inputs * (1.0 if layer.precision == "binary" else density)
-    # Sixteen at a time, and of no list fewer than of another of the group.
+    # Sixteen at a time, of every list.
     rounds = 2 * magnitudes * math.ceil(entries / (2 * magnitudes) / 16) * planes
     words = 32 * tile.vector * tile.outputs * (2 if layer.transposed else 1)
     compared = slices * (1 if planes == 1 else 5)
