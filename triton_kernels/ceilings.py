@@ -3,14 +3,17 @@
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared
 
 from triton_kernels.launch import Launch
+from triton_kernels.wgmma import counts_layout
+from triton_kernels.wgmma_instructions import products, products_with, tied
 
-LOP3_A_TURN, POPC_A_TURN, MMA_A_TURN = 48, 32, 8
-"""Instructions of a thread, or of a warp for matrices, in one turn of the loop."""
+LOP3_A_TURN, POPC_A_TURN, MMA_A_TURN, WGMMA_A_TURN = 48, 32, 8, 8
+"""Instructions of a thread, of a warp or of a warpgroup for matrices, in one turn of the loop."""
 
-MMA_MACS = 16 * 8 * 256
-"""Products of bits in one matrix instruction."""
+MMA_MACS, WGMMA_MACS = 16 * 8 * 256, 64 * 128 * 256
+"""Products of bits in one matrix instruction of a warp, and of a warpgroup."""
 
 _WARPS = 8
 _THREADS = 32 * _WARPS
@@ -119,6 +122,48 @@ def _mma(counts, words):
         is_pure=True,
         pack=1,
     )
+
+
+@gluon.jit
+def wgmma_kernel(seeds, y, TURNS: gl.constexpr, WARPS: gl.constexpr):
+    """Products of one-bit matrices by AND, of warpgroups, 64 pixels by 128 channels each.
+
+    Args:
+      seeds: [T] uint32, one for each thread of a program.
+      y: [programs, T] uint32.
+      TURNS: of the loop.
+      WARPS: of the program, 8.
+    """
+    PIECES: gl.constexpr = 16
+    WARPGROUPS: gl.constexpr = WARPS // 4
+    GROUPS: gl.constexpr = 4
+    linear: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+    words: gl.constexpr = gl.BlockedLayout([4], [32], [WARPS], [0])
+    text: gl.constexpr = products(1, 2, PIECES, 8, WARPGROUPS, GROUPS)
+    wait: gl.constexpr = "wgmma.wait_group.sync.aligned 0;"
+    # Of two warpgroups pixels take as many words as weights do.
+    place = gl.arange(0, PIECES * 64 * WARPGROUPS * 4, layout=words)
+    bits = gl.load(seeds + place % (32 * WARPS)).to(gl.int32, bitcast=True) * (2 * place + 1)
+    pixels = gl.allocate_shared_memory(gl.int32, [PIECES * 64 * WARPGROUPS * 4], linear, bits)
+    weights = gl.allocate_shared_memory(gl.int32, [PIECES * 32 * GROUPS * 4], linear, ~bits)
+    fence_async_shared()
+    gl.barrier()
+    layout: gl.constexpr = counts_layout(WARPGROUPS, GROUPS)
+    counts = gl.full([64 * WARPGROUPS, GROUPS, 32], 0, gl.int32, layout=layout)
+    for _ in range(TURNS):
+        counts = gl.inline_asm(
+            text,
+            products_with(2, GROUPS),
+            [pixels, weights, gl.to_tensor(0), counts],
+            counts.type,
+            is_pure=False,
+        )
+        counts = gl.inline_asm(wait, tied(2, GROUPS), [counts], counts.type, is_pure=False)
+    total = gl.sum(gl.sum(counts, 2), 1).to(gl.uint32, bitcast=True)
+    of_pixel: gl.constexpr = gl.SliceLayout(1, gl.SliceLayout(2, layout))
+    at = y + gl.program_id(0) * 32 * WARPS + gl.arange(0, 64 * WARPGROUPS, layout=of_pixel)
+    gl.store(at, total)
+    gl.store(at + 64 * WARPGROUPS, total)
 
 
 def launch(kernel, *, blocks: int, turns: int) -> Launch:

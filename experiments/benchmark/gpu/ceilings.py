@@ -16,6 +16,7 @@ _COPIED_WORDS = 2**28  # 1 GiB, far more than any cache
 _MATRIX = 8192
 _BLOCKS = 16 * 132  # whole waves on the largest devices
 _NO_MATRICES = (75, 100)  # capabilities before 80 lack m16n8k256, those from 100 on emulate it
+_WARPGROUPS = 90  # the only capability whose warpgroups multiply one-bit matrices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Ceiling:
     """One rate.
 
     Attributes:
-      name: ``copy``, ``bf16``, ``lop3``, ``popc``, ``bmma``, and ``turn``, which is no rate but
-        what a turn of a repeated layer takes that is not the layer.
+      name: ``copy``, ``bf16``, ``lop3``, ``popc``, ``bmma``, ``wgmma``, and ``turn``, which is
+        no rate but what a turn of a repeated layer takes that is not the layer.
       unit: that is counted.
       amount: units of one repetition.
       repeats: repetitions in a call.
@@ -90,6 +91,9 @@ def ceilings(machine: Machine, repeats: int, *, small: bool = False) -> Iterator
     if capability is not None and _NO_MATRICES[0] < capability < _NO_MATRICES[1]:
         macs = warps * kernels.MMA_A_TURN * kernels.MMA_MACS
         kinds.append(("bmma", "MAC", kernels.bmma_kernel, 64, macs))
+    if capability == _WARPGROUPS:
+        macs = warps // 4 * kernels.WGMMA_A_TURN * kernels.WGMMA_MACS
+        kinds.append(("wgmma", "MAC", kernels.wgmma_kernel, 64, macs))
     for name, unit, kernel, loops, amount in kinds:
         launch = kernels.launch(kernel, blocks=blocks, turns=loops)
         result = jax.ShapeDtypeStruct((blocks, threads), np.uint32)
