@@ -30,6 +30,7 @@ from experiments.benchmark.gpu.rows import GpuRow, rows_of
 from experiments.benchmark.gpu.stages import split
 from experiments.benchmark.gpu.tables import fastest_fp16, floor_of, tables
 from mbu_jax.errors import InputError
+from mbu_jax.ops.gpu.target import compute_capability
 from mbu_jax.unet import UNetConfig
 from tests.random_packed import random_packed
 
@@ -287,6 +288,7 @@ def test_tables_compare_with_the_fastest_peer_that_is_right() -> None:
         "not_reached": [],
     }
     text = tables(report)
+    assert "mma.sync" not in text
     (line,) = (line for line in text.splitlines() if line.startswith("mbu:auto"))
     cells = line.split()
     assert cells[1] == "2.00"
@@ -297,6 +299,10 @@ def test_tables_compare_with_the_fastest_peer_that_is_right() -> None:
     assert next(line for line in text.splitlines() if line.startswith("head")).split() == [
         *("head", "4.0", "1.0", "25%"),
     ]
+    report["layers"][0]["work"] = {"wgmma_macs": 3e6}
+    assert "the rate of wgmma was not measured" in tables(report)
+    report["ceilings"]["wgmma"] = report["ceilings"]["copy"]
+    assert "mma.sync" not in tables(report)
 
 
 def test_a_picture_of_little_is_drawn(tmp_path: Path) -> None:
@@ -313,6 +319,11 @@ def test_a_floor_is_the_longest_of_its_parts() -> None:
     assert floor_of({"bytes": 1e6, "bmma_macs": 5e9}, ceilings) == pytest.approx(5e-6)
     assert floor_of({"bytes": 1e7, "bmma_macs": 5e9}, ceilings) == pytest.approx(1e-5)
     assert floor_of({"bytes": 1e7, "lop3": 5e9}, ceilings) is None
+    # Products of warpgroups at their own rate, or at that of warps where it is not known.
+    work = {"bytes": 1e6, "wgmma_macs": 5e9}
+    assert floor_of(work, ceilings) == pytest.approx(5e-6)
+    ceilings["wgmma"] = {"amount": 2e15, "samples": [1.0]}
+    assert floor_of(work, ceilings) == pytest.approx(2.5e-6)
 
 
 def test_the_work_of_a_layer_is_counted() -> None:
@@ -325,6 +336,12 @@ def test_the_work_of_a_layer_is_counted() -> None:
     assert conv.precision == "binary"
     macs = 2 * 8 * 16 * 9 * 64 * 64
     assert work["bmma"]["down_c1.conv2"]["bmma_macs"] == macs
+    with compute_capability(90):
+        on_h100 = {made.name: made.work for made in layer_programs(params, "bmma", 2, 16, 32)}
+    kinds = {name: [kind for kind in work if kind != "bytes"] for name, work in on_h100.items()}
+    assert kinds["down_c1.conv2"] == ["bmma_macs"]  # too few words
+    assert kinds["down_c4.conv2"] == ["wgmma_macs"]
+    assert on_h100["down_c4.conv2"]["wgmma_macs"] == work["bmma"]["down_c4.conv2"]["bmma_macs"]
     # Input and output of 2 words a pixel, weights, thresholds.
     moved = 2 * (2 * 8 * 16 * 2 * 4) + 9 * 64 * 2 * 4 + 64 * 4
     assert work["xla"]["down_c1.conv2"] == {"bytes": moved}

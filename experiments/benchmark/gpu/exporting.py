@@ -17,7 +17,7 @@ from experiments.benchmark.config import BenchmarkConfig
 from experiments.benchmark.folding import folded_tensors
 from experiments.benchmark.gpu.ceilings import ceilings
 from experiments.benchmark.gpu.float_unet import float_unet
-from experiments.benchmark.gpu.layers import layer_programs
+from experiments.benchmark.gpu.layers import LayerProgram, layer_programs
 from experiments.benchmark.gpu.programs import (
     Machine,
     network_programs,
@@ -306,12 +306,16 @@ class Exporter:
             "least_seconds": _LEAST_SECONDS,
         }
 
-    def _layers(self, size: tuple[int, int], batch: int) -> Iterator[tuple[str, str, Any]]:
+    def _layers(self, size: tuple[int, int], batch: int) -> Iterator[tuple[str, str, LayerProgram]]:
         height, width = padded_size(*size)
         for network in self._config.gpu.layers_of:
             if network in self._packed:
                 for engine in self._engines:
-                    for made in layer_programs(self._packed[network], engine, batch, height, width):
+                    with self._machine.aimed():
+                        listed = list(
+                            layer_programs(self._packed[network], engine, batch, height, width)
+                        )
+                    for made in listed:
                         yield network, engine, made
 
     def _places(self, network: str, leaves: list[Any]) -> list[int]:

@@ -13,7 +13,10 @@ from mbu_jax import ops
 from mbu_jax.architecture import unet_layers
 from mbu_jax.ops.bitsliced import pixels
 from mbu_jax.ops.bitsliced.engines import no_channels
+from mbu_jax.ops.gpu.target import target
+from mbu_jax.ops.gpu.tensor_cores import form_of
 from mbu_jax.packing import PackedConv, PackedUNet, word_count
+from triton_kernels.wgmma_tiles import Slab
 
 _LOP3_OF_WORDS, _POPC_OF_WORDS = 5 / 3, 2 / 3
 """Three agreements, their sum and their carry, and two counts, for three words compared."""
@@ -32,7 +35,7 @@ class LayerProgram:
       function: of the layer and a list of inputs.
       inputs: shapes.
       work: what a call does, for the floor: ``bytes``, and of an engine's own instructions
-        ``bmma_macs``, ``lop3``, ``popc``.
+        ``bmma_macs``, ``wgmma_macs``, ``lop3``, ``popc``.
     """
 
     name: str
@@ -151,12 +154,18 @@ def _work(layer: PackedConv, engine: str, pixels: int) -> dict[str, float]:
     compared = pixels * planes * taps * words * layer.out_channels
     match engine:
         case "bmma":
-            return {"bmma_macs": macs * (1 if layer.precision == "binary" else 2)}
+            kind = "wgmma_macs" if _by_warpgroups(layer) else "bmma_macs"
+            return {kind: macs * (1 if layer.precision == "binary" else 2)}
         case "popcount":
             return {"lop3": _LOP3_OF_WORDS * compared, "popc": _POPC_OF_WORDS * compared}
         case "bitsliced":
             return {"lop3": _LOP3_OF_NONZERO * macs * layer.density / _BITS}
     return {}
+
+
+def _by_warpgroups(layer: PackedConv) -> bool:
+    """Whether the `bmma` engine does so on the GPU that programs are lowered for."""
+    return target() is not None and isinstance(form_of(layer), Slab)
 
 
 def _bytes(array: Any) -> int:

@@ -10,6 +10,7 @@ NOT_MEASURED = "not measured"
 
 _MEGA, _TERA, _MICRO = 1e6, 1e12, 1e-6
 _OF_CEILING = {"bmma_macs": "bmma", "lop3": "lop3", "popc": "popc", "bytes": "copy"}
+_OF_CEILING |= {"wgmma_macs": "wgmma"}
 
 
 def tables(report: dict[str, Any]) -> str:
@@ -40,6 +41,8 @@ def tables(report: dict[str, Any]) -> str:
     if report["not_reached"]:
         lines += ["", f"{NOT_MEASURED}: {'; '.join(report['not_reached'])}"]
     lines += ["", *_LEGEND]
+    if any("wgmma_macs" in line["work"] for line in report["layers"]):
+        lines += [] if "wgmma" in report["ceilings"] else _WITHOUT_WGMMA
     return "\n".join(lines)
 
 
@@ -49,6 +52,11 @@ _LEGEND = (
     "many times less than the FP16 peer with the least. MB: peak of the runtime, (planned) by XLA.",
     "floor: what a layer's products, logic operations or bytes take at the ceilings, the longest.",
 )
+
+_WITHOUT_WGMMA = [
+    "Of layers that warpgroups multiply (wgmma) the floor is that of warps (mma.sync), which may",
+    "be slower: the rate of wgmma was not measured.",
+]
 
 
 def fastest_fp16(group: dict[str, Any], rows: dict[str, Any]) -> str | None:
@@ -77,9 +85,12 @@ def floor_of(work: dict[str, float], ceilings: dict[str, Any]) -> float | None:
       ceilings: of the device, as they were measured.
 
     Returns:
-      Seconds, or None where a ceiling that it needs was not measured.
+      Seconds, at the rate of warps' products where that of warpgroups' was not measured; or None
+      where another ceiling that it needs was not.
     """
     needed = [_OF_CEILING[kind] for kind in work]
+    if "wgmma" not in ceilings:
+        needed = ["bmma" if name == "wgmma" else name for name in needed]
     if not all(name in ceilings for name in needed):
         return None
     return max(
