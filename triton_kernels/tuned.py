@@ -10,7 +10,7 @@ tile for a shape, rules of thumb choose. The file is an object of
 - ``ceilings``: an object of numbers a second, the most that was measured with all multiprocessors
   busy: ``copy_bytes`` (read plus written), ``lop3`` and ``popc`` (of a thread's 32 bits),
   ``bmma`` and ``wgmma`` (one-bit multiply-accumulates on Tensor Cores by the instruction of one
-  warp and of four; null where there is none);
+  warp and of four; null where there is none, or it was not measured);
 - ``tiles``: by kernel's name and by `shape_key` of what its tile may depend on, an object of the
   tile's fields:
 
@@ -48,8 +48,8 @@ class Ceilings:
       copy_bytes: bytes of memory read plus those written.
       lop3: three-input logic operations on 32 bits.
       popc: counts of a word's bits.
-      bmma: one-bit multiply-accumulates by ``mma.sync``, or None where there are none.
-      wgmma: one-bit multiply-accumulates by ``wgmma``, or None where there are none.
+      bmma: one-bit multiply-accumulates by ``mma.sync``, or None where they were not measured.
+      wgmma: one-bit multiply-accumulates by ``wgmma``, or None where they were not measured.
     """
 
     copy_bytes: float
@@ -204,6 +204,23 @@ def shape_key(**sizes: int) -> str:
     return " ".join(f"{name}={size}" for name, size in sizes.items())
 
 
+def sizes_of(key: str) -> dict[str, int]:
+    """Read a shape's name.
+
+    Args:
+      key: from `shape_key`; parts that are no size are left out.
+
+    Returns:
+      The sizes.
+
+    Example:
+      >>> sizes_of("height=512 groups=2")
+      {'height': 512, 'groups': 2}
+    """
+    pairs = [part.partition("=") for part in key.split(" ")]
+    return {size: int(number) for size, _, number in pairs if re.fullmatch(r"[0-9]{1,9}", number)}
+
+
 @functools.cache
 def load(device: str, folder: Traversable | None = None) -> Tuned | None:
     """Read what was measured on a device; once in a process.
@@ -228,12 +245,24 @@ def load(device: str, folder: Traversable | None = None) -> Tuned | None:
     if len(content) > _MOST_BYTES:
         raise TunedFileError(f"{file} has more than {_MOST_BYTES} bytes")
     try:
-        return _parsed(json.loads(content), device)
+        return parsed(json.loads(content), device)
     except (ValueError, RecursionError) as error:
         raise TunedFileError(f"{file} is no file of measured tiles: {error}") from error
 
 
-def _parsed(content: Any, device: str) -> Tuned:
+def parsed(content: Any, device: str) -> Tuned:
+    """Check a file's content.
+
+    Args:
+      content: as JSON gives it.
+      device: name of the device that it should be of.
+
+    Returns:
+      What it says.
+
+    Raises:
+      ValueError: for what this module does not describe.
+    """
     fields = _object(content, "the file", tuple(field.name for field in dataclasses.fields(Tuned)))
     _require(fields["device"] == device, f"device is {fields['device']!r}, not {device!r}")
     names = tuple(field.name for field in dataclasses.fields(Ceilings))
@@ -258,9 +287,31 @@ def _parsed(content: Any, device: str) -> Tuned:
     )
 
 
+def fits(kernel: str, shape: str, tile: Mapping[str, int]) -> bool:
+    """Tell whether a tile can be a kernel's.
+
+    Args:
+      kernel: its name.
+      shape: from `shape_key`.
+      tile: its fields.
+
+    Returns:
+      Whether a file may say so.
+
+    Example:
+      >>> fits("bitsliced_conv3x3", "channels=8 height=8 words=3 images=1 planes=1 makers=1",
+      ...      {"outputs": 8, "vector": 2})
+      False
+    """
+    try:
+        _check_tile(_RULES[kernel], shape, dict(tile), shape)
+    except ValueError:
+        return False
+    return True
+
+
 def _check_tile(rule: _Rule, key: str, tile: Any, name: str) -> None:
-    pairs = [part.partition("=") for part in key.split(" ")]
-    sizes = {size: int(number) for size, _, number in pairs if re.fullmatch(r"[0-9]{1,9}", number)}
+    sizes = sizes_of(key)
     _require(key == shape_key(**sizes) and (*sizes,) == rule.sizes, f"{name} is no shape of these "
              f"kernels, which have {', '.join(rule.sizes)}")  # fmt: skip
     fields = _object(tile, name, (*rule.fields,))

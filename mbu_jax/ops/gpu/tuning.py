@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import jax
@@ -14,6 +15,31 @@ from mbu_jax.ops.gpu.cost_rates import Rates, published_rates, typical_device
 
 if TYPE_CHECKING:
     from triton_kernels.tuned import Tuned
+
+
+type Tiles = Mapping[str, Mapping[str, int]]
+
+# Part of the key under which JAX keeps what it has traced and lowered.
+_given = jax.make_user_context(default_value=None)
+
+
+@contextlib.contextmanager
+def given_tiles(tiles: Callable[[str], Tiles | None]) -> Iterator[None]:
+    """Lower kernels with other tiles than those that were measured, to measure them.
+
+    Args:
+      tiles: function of a kernel's name that gives what `measured_tiles` then gives.
+
+    Yields:
+      Nothing.
+
+    Example:
+      >>> with given_tiles(lambda kernel: {"pixels=64 groups=8": {"columns": 8}}):
+      ...     measured_tiles("wgmma_up_conv2x2")
+      {'pixels=64 groups=8': {'columns': 8}}
+    """
+    with _given(tiles):
+        yield
 
 
 def tuned_device() -> Tuned | None:
@@ -40,18 +66,20 @@ def tuned_device() -> Tuned | None:
         raise InputError(f"{error}; mend or remove it") from error
 
 
-def measured_tiles(kernel: str) -> Mapping[str, Mapping[str, int]] | None:
+def measured_tiles(kernel: str) -> Tiles | None:
     """Find the tiles that were fastest on the GPU that programs are lowered for.
 
     Args:
       kernel: its name in `triton_kernels.tuned`.
 
     Returns:
-      Fields of tiles by the shape's key, or None.
+      Fields of tiles by the shape's key, or None; inside `given_tiles` what is given there.
 
     Raises:
       InputError: as `tuned_device` does.
     """
+    if _given.value is not None:
+        return _given.value(kernel)
     found = tuned_device()
     return None if found is None else found.tiles.get(kernel)
 
@@ -80,8 +108,8 @@ def device_rates(capability: int) -> tuple[str, Rates]:
         logic=found.ceilings.lop3,
         popcount=found.ceilings.popc,
         multiply_add=scale * rates.multiply_add,
-        bmma=found.ceilings.bmma or 0.0,
-        wgmma=found.ceilings.wgmma or 0.0,
+        bmma=found.ceilings.bmma or scale * rates.bmma,
+        wgmma=found.ceilings.wgmma or scale * rates.wgmma,
         cache_bytes=scale * rates.cache_bytes,
         memory_bytes=found.ceilings.copy_bytes,
     )
