@@ -55,6 +55,10 @@ class GpuOptions:
     layers_of: tuple[str, ...] = ("all_masked", "binary")
     """Packed networks whose layers are also timed alone, on all engines."""
 
+    tune: bool = False
+    """Time other tiles of these layers' kernels, too. Copy tuned/DEVICE.json, which is then written
+    beside benchmark.json, to triton_kernels/tuned, and kernels take the fastest on such a GPU."""
+
     minutes: float = 15.0
     """Time for a run on the GPU here."""
 
@@ -95,6 +99,8 @@ class GpuOptions:
             raise InputError("give --results or --export-to, not both")
         if self.export_platform == "cpu" and self.compute_capability is not None:
             raise InputError("a folder for cpu has no compute capability; leave it out")
+        if self.export_platform == "cpu" and self.tune:
+            raise InputError("a folder for cpu has no tiles; leave --tune out")
 
 
 @dataclasses.dataclass(frozen=True)

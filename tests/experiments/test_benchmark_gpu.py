@@ -422,6 +422,7 @@ def test_every_network_has_rows_and_those_that_are_compared_come_first() -> None
         ({"minutes": 0.0}, "minutes"),
         ({"results": Path("a"), "export_to": Path("b")}, "not both"),
         ({"export_platform": "cpu", "compute_capability": 90}, "no compute capability"),
+        ({"export_platform": "cpu", "tune": True}, "has no tiles"),
     ],
 )
 def test_bad_options_are_named(changes: dict[str, Any], message: str) -> None:

@@ -56,6 +56,17 @@ def time_kernels(
     return samples
 
 
+def device_facts() -> dict[str, Any]:
+    """Tell what JAX calls the device, and how many multiprocessors a GPU has.
+
+    Returns:
+      ``device_kind``, and of a GPU ``multiprocessors``.
+    """
+    device = jax.devices()[0]
+    facts: dict[str, Any] = {"device_kind": device.device_kind}
+    return facts if device.platform == "cpu" else facts | {"multiprocessors": device.core_count}
+
+
 def _seconds(program: Any, layer: list[Array], inputs: list[Array], calls: int) -> float:
     """Time some calls, one after another, with one wait."""
     began = time.perf_counter()

@@ -83,6 +83,7 @@ def measure(path: Path, out: Path, seconds: float, only: list[str] | None = None
         "ceilings": {},
         "groups": [],
         "layers": [],
+        "tiles": [],
         "not_reached": [],
     }
     run = _Run(folder, report, out / RESULTS, clock, gpu)
@@ -133,7 +134,7 @@ class _Run:
         return time_group(self._folder, step, clock, memory=memory, energy=energy, tell=self.tell)
 
     def _kernels(self, step: dict[str, Any], clock: Clock) -> None:
-        """Ceilings or layers: those of one name in turn, in a process that lives while it can."""
+        """Ceilings, layers, tiles: those of one name in turn, in a process that lives on."""
         found = self._report[step["kind"]]
         process = None
         try:
@@ -154,6 +155,7 @@ class _Run:
                     process.close()
                     process = None
                     continue
+                self._report["machine"] |= said["device"]
                 for about, samples in zip(programs, said["samples"], strict=True):
                     self._note(found, name, about, samples)
         finally:

@@ -44,10 +44,10 @@ def _answer(request: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
         case "energy":
             return _energy(state["runner"], **request)
         case "kernels":
-            from experiments.benchmark.carried.kernels import time_kernels
+            from experiments.benchmark.carried.kernels import device_facts, time_kernels
 
             folder = Folder(Path(request.pop("folder")))
-            return {"samples": time_kernels(folder, **request)}
+            return {"samples": time_kernels(folder, **request), "device": device_facts()}
         case other:
             raise ValueError(f"unknown request {other!r}")
 

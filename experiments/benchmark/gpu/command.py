@@ -17,6 +17,7 @@ from experiments.benchmark.gpu.charts import draw
 from experiments.benchmark.gpu.exporting import Exporter
 from experiments.benchmark.gpu.programs import Machine
 from experiments.benchmark.gpu.tables import tables
+from experiments.benchmark.gpu.tuned_file import write_tuned
 from experiments.benchmark.gpu.writing import Writer
 from mbu_jax.errors import InputError
 from mbu_jax.export import COMPUTE_CAPABILITIES
@@ -75,17 +76,19 @@ def export_folder(config: BenchmarkConfig, machine: Machine, path: Path) -> int:
 
 
 def show(report: dict[str, Any], out: Path) -> None:
-    """Print a report and draw it.
+    """Print a report, draw it, and write what kernels may be tuned by.
 
     Args:
       report: from `read_report`.
-      out: folder for its JSON and the chart.
+      out: folder for its JSON, the chart, and of a GPU a file of measured tiles.
     """
     print(tables(report))
     make_folder(out)
     write_json_atomic(out / RESULTS, report)
     draw(report, out / "benchmark.png")
     print(f"\n{out / RESULTS} holds every sample, benchmark.png the chart")
+    if line := write_tuned(report, out):
+        print(line)
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -109,7 +112,14 @@ def read_report(path: Path) -> dict[str, Any]:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is no JSON ({error}); {remedy}") from error
-    parts = {"machine": dict, "groups": list, "layers": list, "ceilings": dict, "rows": dict}
+    parts = {
+        "made_for": dict,
+        "machine": dict,
+        "groups": list,
+        "layers": list,
+        "ceilings": dict,
+        "rows": dict,
+    }
     good = isinstance(report, dict) and report.get("format") == FORMAT
     if not good or not all(isinstance(report.get(name), kind) for name, kind in parts.items()):
         raise InputError(f"{path} is no report of the GPU benchmark; {remedy}")

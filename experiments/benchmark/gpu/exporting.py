@@ -26,6 +26,7 @@ from experiments.benchmark.gpu.programs import (
 )
 from experiments.benchmark.gpu.rows import GpuRow, rows_of
 from experiments.benchmark.gpu.stages import flat
+from experiments.benchmark.gpu.tiles import Lookups, candidates
 from experiments.benchmark.gpu.writing import Writer
 from experiments.benchmark.materials import model_logits
 from experiments.benchmark.networks import Networks
@@ -36,6 +37,7 @@ from mbu_jax.inference import infer
 from mbu_jax.ops.bitsliced import pixels
 from mbu_jax.ops.conv3x3.primitive import OPERATION as CONV3X3
 from mbu_jax.ops.gpu import target
+from mbu_jax.ops.gpu.tuning import given_tiles
 from mbu_jax.packing import PackedUNet
 
 _ENGINES = {"cuda": ("bmma", "popcount", "bitsliced"), "cpu": ("xla",)}
@@ -44,7 +46,7 @@ _REPEATS = 32
 _MAIN_SHARE, _OTHER_SHARE, _KERNEL_SHARE = 0.4, 0.3, 0.3
 """Of the time that is left when a step begins, so that the next ones have some."""
 
-_LEAST_SECONDS = 20.0
+_LEAST_SECONDS, _TILE_SHARE = 20.0, 0.9
 
 
 class Exporter:
@@ -246,7 +248,8 @@ class Exporter:
         size = self._config.gpu.image_sizes[0]
         batches = self._config.gpu.batches[:2] if self._config.gpu.layers_of else ()
         layers = [self._layer_step(size, batch) for batch in batches]
-        self._manifest["steps"] = [*steps[:at], *layers, *steps[at:]]
+        tiles = [self._tile_step(size, batch) for batch in batches if self._config.gpu.tune]
+        self._manifest["steps"] = [*steps[:at], *layers, *steps[at:], *tiles]
 
     def _ceiling_step(self) -> dict[str, Any]:
         small = self._machine.platform == "cpu"
@@ -277,26 +280,9 @@ class Exporter:
         for network, engine, made in tqdm(
             list(self._layers(size, batch)), desc=f"layers, batch {batch}", disable=None
         ):
-            leaves, unflatten = flat(made.layer)
-
-            def function(
-                leaves: list[Any], inputs: list[Any], made: Any = made, unflatten: Any = unflatten
-            ) -> Any:
-                return made.function(unflatten(leaves), inputs)
-
-            program = repeated_program(
-                self._machine, function, specs_of(leaves), made.inputs, _REPEATS
-            )
             about = {"network": network, "engine": engine, "batch": batch, "size": list(size)}
             programs.setdefault(made.name, []).append(
-                self._kernel(
-                    program,
-                    network,
-                    self._places(network, leaves),
-                    made.inputs,
-                    _REPEATS,
-                    {**about, "work": made.work},
-                )
+                self._layer(network, made, {**about, "work": made.work})
             )
         return {
             "name": f"layers, batch {batch}",
@@ -305,6 +291,48 @@ class Exporter:
             "share": _KERNEL_SHARE,
             "least_seconds": _LEAST_SECONDS,
         }
+
+    def _tile_step(self, size: tuple[int, int], batch: int) -> dict[str, Any]:
+        """Tiles of a layer's kernel in turn, that which rules of thumb choose first."""
+        programs: dict[str, list[dict[str, Any]]] = {}
+        for network, engine, made in tqdm(
+            list(self._layers(size, batch)), desc=f"tiles, batch {batch}", disable=None
+        ):
+            lookups = Lookups()
+            with given_tiles(lookups):
+                self._layer_program(made)
+            for kernel, shape in sorted(lookups.asked):
+                about = {"network": network, "engine": engine, "batch": batch, "size": list(size)}
+                about |= {"kernel": kernel, "shape": shape}
+                found: dict[str, dict[str, Any]] = {}
+                for tile in candidates(kernel, shape):
+                    with given_tiles(Lookups((kernel, shape, tile))):
+                        entry = self._layer(network, made, {**about, "tile": tile})
+                    # Kernels may take less than a tile says, and then it is another one.
+                    found.setdefault(entry["program"], entry)
+                programs[f"{made.name} of {network}, {kernel}"] = list(found.values())
+        return {
+            "name": f"tiles, batch {batch}",
+            "kind": "tiles",
+            "programs": programs,
+            "share": _TILE_SHARE,
+            "least_seconds": _LEAST_SECONDS,
+        }
+
+    def _layer(self, network: str, made: LayerProgram, about: dict[str, Any]) -> dict[str, Any]:
+        leaves, _ = flat(made.layer)
+        program = self._layer_program(made)
+        return self._kernel(
+            program, network, self._places(network, leaves), made.inputs, _REPEATS, about
+        )
+
+    def _layer_program(self, made: LayerProgram) -> bytes:
+        leaves, unflatten = flat(made.layer)
+
+        def function(leaves: list[Any], inputs: list[Any]) -> Any:
+            return made.function(unflatten(leaves), inputs)
+
+        return repeated_program(self._machine, function, specs_of(leaves), made.inputs, _REPEATS)
 
     def _layers(self, size: tuple[int, int], batch: int) -> Iterator[tuple[str, str, LayerProgram]]:
         height, width = padded_size(*size)
