@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from tests.triton_kernels.compiled import TARGETS, Sass
-from tests.triton_kernels.test_kernel_sass import READ, assert_self_contained, sass
+from tests.triton_kernels.test_kernel_sass import assert_self_contained, sass
 from triton_kernels import (
     bitsliced_conv3x3,
     bitsliced_lists,
@@ -54,11 +54,10 @@ def assert_sixteen_planes(loop: Counter[str], vector: int) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_turn_of_the_convolution_adds_sixteen_planes(target: int) -> None:
     code = sass(conv3x3(1, Tile(16, 4)), TYPES, target)
-    if target in READ:
-        loops = adding_loops(code)
-        assert len(loops) == LISTS
-        for loop in loops:
-            assert_sixteen_planes(loop, vector=4)
+    loops = adding_loops(code)
+    assert len(loops) == LISTS
+    for loop in loops:
+        assert_sixteen_planes(loop, vector=4)
 
 
 @pytest.mark.parametrize(("planes", "vector", "target"), [(2, 2, 90), (1, 1, 75)])
@@ -73,11 +72,10 @@ def test_a_thread_may_count_fewer_words(planes: int, vector: int, target: int) -
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_turn_of_the_transposed_convolution_adds_sixteen_planes(target: int) -> None:
     code = sass(up_conv2x2(1, Tile(16, 4)), TYPES, target)
-    if target in READ:
-        loops = adding_loops(code)
-        assert len(loops) == 2 * LISTS
-        for loop in loops:
-            assert_sixteen_planes(loop, vector=4)
+    loops = adding_loops(code)
+    assert len(loops) == 2 * LISTS
+    for loop in loops:
+        assert_sixteen_planes(loop, vector=4)
 
 
 @pytest.mark.parametrize("lists", [2, 6])
@@ -94,19 +92,17 @@ def test_counters_of_many_slices_fit(lists: int) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_pool_takes_logic_alone(target: int) -> None:
     code = sass(bitsliced_max_pool2x2.launch((2, 2, 8, 64, 4), width=128), TYPES[:1] * 2, target)
-    if target in READ:
-        assert_self_contained(code)
-        # A word a thread: of two rows, two words and two planes.
-        assert code.opcodes["LDG"] == 2 * 2 * 2
-        assert code.opcodes["LOP3"] >= 2 * 2 * 3 + 2 * 8
-        assert not code.opcodes.keys() & {"POPC", "LDS", "STS", "BAR"}
+    assert_self_contained(code)
+    # A word a thread: of two rows, two words and two planes.
+    assert code.opcodes["LDG"] == 2 * 2 * 2
+    assert code.opcodes["LOP3"] >= 2 * 2 * 3 + 2 * 8
+    assert not code.opcodes.keys() & {"POPC", "LDS", "STS", "BAR"}
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_lists_are_made_of_sums(target: int) -> None:
     launch = bitsliced_lists.launch((64, 2, 18), channel_step=8, zeros=512)
     code = sass(launch, ("uint32", "int32", "int32"), target)
-    if target in READ:
-        assert_self_contained(code)
-        # Sums over the lanes of a warp, then over the warps.
-        assert {"SHFL", "STS", "LDS", "BAR", "STG"} <= code.opcodes.keys()
+    assert_self_contained(code)
+    # Sums over the lanes of a warp, then over the warps.
+    assert {"SHFL", "STS", "LDS", "BAR", "STG"} <= code.opcodes.keys()

@@ -11,8 +11,6 @@ from triton_kernels.launch import Launch
 from triton_kernels.tiles import best_tile
 
 CONV_TYPES = ("uint32", "uint32", "int32", "uint32")
-# Of the first and the last target, and one between them: disassembling takes longer than compiling.
-READ = (75, 90, 120)
 
 of_every_target = pytest.mark.parametrize("target", TARGETS)
 
@@ -60,8 +58,6 @@ def test_the_convolution_kernel_counts_two_words_for_three(
 ) -> None:
     launch, compared = conv(conv3x3, planes, weight_planes, words=16)
     code = sass(launch, CONV_TYPES, target)
-    if target not in READ:
-        return
     assert_self_contained(code)
     counted = compared * (3 if weight_planes == 4 else 1)
     assert code.opcodes["POPC"] == 2 * counted
@@ -73,8 +69,6 @@ def test_the_convolution_kernel_counts_two_words_for_three(
 def test_the_transposed_convolution_kernel_counts_every_word(target: int) -> None:
     launch, compared = conv(up_conv2x2, 1, 2, words=16)
     code = sass(launch, CONV_TYPES, target)
-    if target not in READ:
-        return
     assert_self_contained(code)
     assert code.opcodes["POPC"] == compared
     assert compared <= code.opcodes["LOP3"] < 2 * compared + 60
@@ -83,8 +77,6 @@ def test_the_transposed_convolution_kernel_counts_every_word(target: int) -> Non
 @of_every_target
 def test_the_pool_kernel_takes_logic_alone(target: int) -> None:
     code = sass(max_pool2x2.launch((2, 64, 64, 2, 4)), ("uint32", "uint32"), target)
-    if target not in READ:
-        return
     assert_self_contained(code)
     # Four words a thread of two planes from four pixels, 16 bytes at a time.
     assert code.opcodes["LDG"] == 8
@@ -96,8 +88,6 @@ def test_the_pool_kernel_takes_logic_alone(target: int) -> None:
 def test_the_head_kernel_adds_every_weight_once(target: int) -> None:
     launch = head.launch((2, 64, 64, 1, 1), classes=1)
     code = sass(launch, ("uint32", "float32", "float32", "float32"), target)
-    if target not in READ:
-        return
     assert_self_contained(code)
     assert code.opcodes["FADD"] >= 32
     assert code.opcodes["FSEL"] == 32
@@ -107,8 +97,6 @@ def test_the_head_kernel_adds_every_weight_once(target: int) -> None:
 def test_the_stem_kernel_multiplies_and_adds(target: int) -> None:
     launch = stem.launch((2, 64, 64, 3), planes=2, groups=2)
     code = sass(launch, ("uint8", "float32", "int32", "uint32"), target)
-    if target not in READ:
-        return
     assert_self_contained(code)
     image_channels, pixels_of_thread, channels_of_thread = 3, 8, 4
     products = code.opcodes["FFMA"] + 2 * code.opcodes["FFMA2"]
@@ -117,4 +105,5 @@ def test_the_stem_kernel_multiplies_and_adds(target: int) -> None:
 
 @of_every_target
 def test_the_packing_kernel_fits(target: int) -> None:
-    sass(pack_bits.launch((2, 64, 64, 40), planes=2), ("uint8", "uint32"), target)
+    code = sass(pack_bits.launch((2, 64, 64, 40), planes=2), ("uint8", "uint32"), target)
+    assert_self_contained(code)
