@@ -63,9 +63,9 @@ TILES = [
 def test_every_tile_gives_every_bit(
     tile: Tile, spec: ConvSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wgmma_tiles, "fits", lambda *_: True)
+    monkeypatch.setattr(wgmma_tiles, "fits", lambda *_, **__: True)
     for choice in ("best_tile", "best_stretch"):
-        monkeypatch.setattr(wgmma_tiles, choice, lambda *_: tile)
+        monkeypatch.setattr(wgmma_tiles, choice, lambda *_, **__: tile)
     for constants in check(spec):
         assert constants["WARPGROUPS"] == tile.warpgroups
         assert constants["GROUPS"] == tile.groups
