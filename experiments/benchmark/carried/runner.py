@@ -77,6 +77,8 @@ def runner_of(
             from experiments.benchmark.carried.jax_runner import JaxRunner as Chosen
         case "torch":
             from experiments.benchmark.carried.torch_runner import TorchRunner as Chosen
+        case "tensorrt":
+            from experiments.benchmark.carried.tensorrt_runner import TensorrtRunner as Chosen
         case other:
             raise ValueError(f"unknown runtime {other!r}")
     return Chosen(row, size, images, folder)

@@ -34,7 +34,7 @@ class TorchRunner(Runner):
         if row["mode"] == "compile":
             call = torch.compile(network, mode="max-autotune")
         with torch.inference_mode():
-            self._call = self._captured(call) if row["mode"] == "graph" else call
+            self._call = captured(torch, call, self._images) if row["mode"] == "graph" else call
             for _ in range(_WARM):
                 self._call(self._images)
         torch.cuda.synchronize()
@@ -44,36 +44,9 @@ class TorchRunner(Runner):
             "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
         }
 
-    def _captured(self, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """One launch for the whole network; the result stays where the graph leaves it."""
-        torch = self._torch
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(_WARM):
-                call(self._images)
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            result = call(self._images)
-
-        def replay(_: Any) -> Any:
-            graph.replay()
-            return result
-
-        return replay
-
     @override
     def run(self, calls: int) -> dict[str, float]:
-        torch = self._torch
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        with torch.inference_mode():
-            begin.record()
-            for _ in range(calls):
-                self._call(self._images)
-            end.record()
-        torch.cuda.synchronize()
-        return {"device_seconds": begin.elapsed_time(end) / 1000}
+        return timed(self._torch, self._call, self._images, calls)
 
     @override
     def logits(self) -> NDArray:
@@ -83,6 +56,56 @@ class TorchRunner(Runner):
     @override
     def memory(self) -> dict[str, int]:
         return {"peak_bytes": self._torch.cuda.max_memory_allocated()}
+
+
+def captured(torch: Any, call: Callable[[Any], Any], images: Any) -> Callable[[Any], Any]:
+    """Make one launch of a whole network; the result stays where the graph leaves it.
+
+    Args:
+      torch: the library.
+      call: the network.
+      images: that it runs on.
+
+    Returns:
+      The network on these images.
+    """
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(_WARM):
+            call(images)
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = call(images)
+
+    def replay(_: Any) -> Any:
+        graph.replay()
+        return result
+
+    return replay
+
+
+def timed(torch: Any, call: Callable[[Any], Any], images: Any, calls: int) -> dict[str, float]:
+    """Call a network many times between two events, and wait for the last.
+
+    Args:
+      torch: the library.
+      call: the network.
+      images: that it runs on.
+      calls: how many.
+
+    Returns:
+      ``device_seconds`` between the events.
+    """
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    with torch.inference_mode():
+        begin.record()
+        for _ in range(calls):
+            call(images)
+        end.record()
+    torch.cuda.synchronize()
+    return {"device_seconds": begin.elapsed_time(end) / 1000}
 
 
 def _network(torch: Any, tensors: dict[str, NDArray], dtype: Any) -> Any:

@@ -11,12 +11,14 @@ from mbu_jax.ops.conv3x3.primitive import OPERATION
 NETWORKS = ("binary", "all_masked", "all_masked-2bit", "mbu")
 AUTO = "auto"
 
-_FLOATS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
 _PEERS = (
     "xla-fp16",
     "torch-fp16-compile",
     "torch-fp16-graph",
     "torch-fp16",
+    "tensorrt-fp16",
+    "tensorrt-int8",
     "xla-bf16",
     "xla-fp32",
     "torch-fp32-compile",
@@ -35,11 +37,11 @@ _GRAPH = {
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL",
     "xla_gpu_graph_min_graph_size": 1,
 }
-_TOLERANCE = {"fp32": 0.01, "fp16": 0.05, "bf16": 0.2}
+_TOLERANCE = {"fp32": 0.01, "fp16": 0.05, "bf16": 0.2, "int8": 0.5}
 """Largest difference from the float32 model's logits, relative to the largest logit."""
 
-_LOADING_SECONDS = {"jax": 90.0, "torch": 150.0}
-_BYTES_PER_PIXEL = {"fp32": 2200.0, "fp16": 1100.0, "bf16": 1100.0}
+_LOADING_SECONDS = {"jax": 90.0, "torch": 150.0, "tensorrt": 240.0}
+_BYTES_PER_PIXEL = {"fp32": 2200.0, "fp16": 1100.0, "bf16": 1100.0, "int8": 1100.0}
 """That a float network may hold at once, skips, concatenations and workspace included."""
 
 _OUR_BYTES_PER_PIXEL = 80.0
@@ -52,14 +54,14 @@ class GpuRow:
     Attributes:
       name: what it is called: RUNTIME-PRECISION, with -MODE behind, or NETWORK:ENGINE.
       network: ``full_precision``, or a packed network.
-      runtime: ``jax`` or ``torch``.
+      runtime: ``jax``, ``torch`` or ``tensorrt``.
       engine: of a packed network its engine or ``auto``, of a float one the precision.
       mode: ``graph`` or ``compile``, or nothing.
     """
 
     name: str
     network: str
-    runtime: Literal["jax", "torch"]
+    runtime: Literal["jax", "torch", "tensorrt"]
     engine: str
     mode: str = ""
 
@@ -119,7 +121,7 @@ class GpuRow:
         Returns:
           What the manifest holds of it.
         """
-        dtype = None if self.ours else _FLOATS.get(self.engine)
+        dtype = None if self.ours else _DTYPES.get(self.engine)
         return {
             "name": self.name,
             "network": self.network,
