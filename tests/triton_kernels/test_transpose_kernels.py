@@ -12,7 +12,7 @@ from mbu_jax.ops.gpu import bitsliced
 from mbu_jax.ops.transpose_bits.kernel import to_channels_kernel, to_pixels_kernel
 from mbu_jax.packing import PackedHead, PackedStem
 from tests.oracles import packed_network
-from tests.triton_kernels.compiled import Sass
+from tests.triton_kernels.compiled import TARGETS, Sass
 from tests.triton_kernels.simulated import gpu
 from tests.triton_kernels.test_kernel_sass import assert_self_contained, sass
 from triton_kernels import transpose_bits
@@ -56,11 +56,12 @@ def test_the_kernels_turn_every_bit(
         assert code.registers <= 128
 
 
-def test_a_thread_exchanges_its_words_in_registers() -> None:
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_thread_exchanges_its_words_in_registers(target: int) -> None:
     to_pixels = transpose_bits.launch_to_pixels((2, 64, 64, 1, 2), channels=64)
     to_channels = transpose_bits.launch_to_channels((2, 1, 64, 64, 2), width=64)
     for launch, scattered in ((to_pixels, "STG"), (to_channels, "LDG")):
-        code = sass(launch, ("uint32", "uint32"), 90)
+        code = sass(launch, ("uint32", "uint32"), target)
         assert_self_contained(code)
         assert "SHFL" not in code.opcodes
         # Each word is put together from two in five steps.
