@@ -75,7 +75,7 @@ CODES = [
     *((bmma_conv3x3, 1, 16, 2, target) for target in TARGETS),
     *((bmma_conv3x3, 1, 2, 1, target) for target in (75, 80, 90)),
     *((bmma_conv3x3, 2, 16, 2, target) for target in (80, 90)),
-    *((bmma_up_conv2x2, 1, 16, 2, target) for target in (75, 90)),
+    *((bmma_up_conv2x2, 1, 16, 2, target) for target in TARGETS),
     (bmma_conv3x3, 1, 8, 1, 90),
 ]
 
