@@ -137,6 +137,32 @@ def parse[T](
     return config
 
 
+def make_folder(path: Path, option: str = "--out") -> Path:
+    """Make a folder for what a program writes, before it begins to work.
+
+    Args:
+      path: of the folder; those above it are made too.
+      option: by which the user has chosen it.
+
+    Returns:
+      The path.
+
+    Raises:
+      InputError: where it cannot be made.
+
+    Example:
+      >>> make_folder(Path("results/study"))
+      PosixPath('results/study')
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be made ({error.strerror}); choose another {option}"
+        ) from error
+    return path
+
+
 def _chosen_preset(presets: Mapping[str, Any], argv: Sequence[str]) -> str:
     chosen = next(iter(presets))
     for argument, following in pairwise([*argv, None]):

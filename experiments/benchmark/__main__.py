@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from experiments import command
 from experiments.benchmark.charts import draw
-from experiments.benchmark.config import PRESETS, BenchmarkConfig, make_folder
+from experiments.benchmark.config import PRESETS, BenchmarkConfig
 from experiments.benchmark.groups import plan
 from experiments.benchmark.materials import Materials
 from experiments.benchmark.measuring import Measurer, without_own_precision
@@ -42,10 +42,10 @@ def main() -> None:
 
         run(config)
         return
+    out = command.make_folder(config.folder)
     with Nursery() as nursery:
         report = benchmark(config, nursery)
     print(tables(report))
-    out = make_folder(config.folder)
     write_json_atomic(out / "benchmark.json", report)
     draw(report, out / "benchmark.png")
     print(f"\n{out / 'benchmark.json'} holds every sample, benchmark.png the chart")

@@ -219,27 +219,6 @@ def available_cores() -> tuple[int, ...]:
     return tuple(range(os.cpu_count() or 1))
 
 
-def make_folder(path: Path) -> Path:
-    """Make a folder for results.
-
-    Args:
-      path: of the folder.
-
-    Returns:
-      The path.
-
-    Raises:
-      InputError: where it cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be made ({error.strerror}); choose another --out"
-        ) from error
-    return path
-
-
 PRESETS = {
     "default": BenchmarkConfig(),
     "full": BenchmarkConfig(

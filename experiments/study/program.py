@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from experiments.command import make_folder
 from experiments.study.options import StudyOptions
 from experiments.study.rows import Study
 from experiments.study.runs import Run, chosen, plan
@@ -32,7 +33,7 @@ def run_study(study: Study, options: StudyOptions) -> None:
         print(_listing(wanted))
         return
     folder = options.out or Path("results", study.name, scale.name)
-    _make(folder)
+    make_folder(folder)
     earlier = _earlier(folder / RESULTS)
     # Late, because these import JAX's devices, Orbax and more, which a listing can do without.
     from experiments.study.execution import carry_out
@@ -85,15 +86,6 @@ def _listing(runs: list[Run]) -> str:
         run.directory.path: state == "finished" for run, state in zip(runs, states, strict=True)
     }
     return "\n".join([*lines, f"{sum(paths.values())} of {len(paths)} runs are finished"])
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be made ({error.strerror}); choose another --out"
-        ) from error
 
 
 def _earlier(path: Path) -> dict[str, Any] | None:

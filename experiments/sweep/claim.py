@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from experiments.command import make_folder
 from experiments.sweep.options import Sweep, SweepOptions
 from experiments.sweep.plan import described
 from mbu_jax.errors import InputError
@@ -33,7 +34,7 @@ def claim(runs: Path, sweep: Sweep, options: SweepOptions, largest: Callable[[],
       InputError: if the folder holds another sweep, or process 0 does not begin.
     """
     file = runs / "sweep.json"
-    _make(runs)
+    make_folder(runs)
     recipe = {k: v for k, v in dataclasses.asdict(sweep.recipe).items() if k not in _FREE}
     asked = json.loads(to_json(recipe | {"series": [described(one) for one in sweep.series]}))
     if not file.exists() and options.process_index == 0:
@@ -83,12 +84,3 @@ def _wait(file: Path) -> None:
         if time.monotonic() > deadline:
             raise InputError(f"process 0 has not made {file}; start it with --process-index 0")
         time.sleep(1)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be made ({error.strerror}); choose another --out"
-        ) from error

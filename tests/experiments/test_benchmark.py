@@ -16,6 +16,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
+from experiments.benchmark import __main__ as program
 from experiments.benchmark import measuring, rows
 from experiments.benchmark.__main__ import benchmark
 from experiments.benchmark.account import account
@@ -414,6 +415,17 @@ def test_an_earlier_benchmark_is_kept_unless_told_otherwise(tmp_path: Path) -> N
     dataclasses.replace(config, overwrite=True).check()
     with pytest.raises(InputError, match="is a file"):
         dataclasses.replace(config, out=tmp_path / "benchmark.json").check()
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    out = str(tmp_path / "file" / "there")
+    monkeypatch.setattr("sys.argv", ["benchmark", "--preset", "smoke", "--out", out])
+    monkeypatch.setattr(program, "benchmark", lambda *_: pytest.fail("timed all the same"))
+    with pytest.raises(InputError, match="there cannot be made"):
+        program.main()
 
 
 def test_packed_files_take_the_place_of_random_networks(tmp_path: Path) -> None:

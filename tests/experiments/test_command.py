@@ -2,10 +2,11 @@ import errno
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
-from experiments.command import parse, run
+from experiments.command import make_folder, parse, run
 from mbu_jax.errors import InputError
 from mbu_jax.train.optimizer import OptimizerOptions
 
@@ -125,6 +126,16 @@ def test_one_option_cannot_be_two_fields():
 
     with pytest.raises(TypeError, match="two fields for the option --epochs"):
         parse(Twice, {"quick": Twice()}, [])
+
+
+def test_a_folder_that_cannot_be_made_is_told_with_its_option(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    assert make_folder(folder) == make_folder(folder) == folder
+    assert folder.is_dir()
+    (tmp_path / "file").touch()
+    for path, said in ((tmp_path / "file", "File exists"), (tmp_path / "file/in", "Not a dir")):
+        with pytest.raises(InputError, match=rf"file(/in)? cannot be made \({said}.*another --to$"):
+            make_folder(path, "--to")
 
 
 def outcome(error: BaseException | None, capsys) -> tuple[int | str | None, str]:

@@ -12,13 +12,14 @@ import jax
 from experiments.benchmark.carried.folder import FORMAT
 from experiments.benchmark.carried.main import RESULTS
 from experiments.benchmark.carried.nvml import first_gpu
-from experiments.benchmark.config import BenchmarkConfig, make_folder
+from experiments.benchmark.config import BenchmarkConfig
 from experiments.benchmark.gpu.charts import draw
 from experiments.benchmark.gpu.exporting import Exporter
 from experiments.benchmark.gpu.programs import Machine
 from experiments.benchmark.gpu.tables import tables
 from experiments.benchmark.gpu.tuned_file import write_tuned
 from experiments.benchmark.gpu.writing import Writer
+from experiments.command import make_folder
 from mbu_jax.errors import InputError
 from mbu_jax.export import COMPUTE_CAPABILITIES
 from mbu_jax.files import write_json_atomic
@@ -50,10 +51,10 @@ def run(config: BenchmarkConfig) -> None:
             f"python {options.export_to}/run.py --out results --minutes 8"
         )
         return
+    out = make_folder(config.folder)
     with tempfile.TemporaryDirectory(prefix="mbu-benchmark-") as name:
         folder = Path(name, "folder")
         export_folder(config, machine, folder)
-        out = make_folder(config.folder)
         command = [sys.executable, str(folder / "run.py"), "--out", str(out)]
         code = subprocess.run([*command, "--minutes", str(options.minutes)], check=False).returncode
     if code:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import experiments.benchmark.carried
 from experiments.benchmark.carried.folder import FORMAT, MANIFEST
+from experiments.command import make_folder
 from mbu_jax.errors import InputError
 from mbu_jax.files import write_bytes_atomic
 
@@ -43,11 +44,7 @@ class Writer:
     def __init__(self, path: Path) -> None:
         if path.is_file() or (path.is_dir() and any(path.iterdir())):
             raise InputError(f"{path} is there already; give --export-to an empty folder")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{path} cannot be made ({error.strerror}); choose another") from error
-        self._path = path
+        self._path = make_folder(path, "--export-to")
         self._files: dict[str, dict[str, Any]] = {}
 
     def add(self, name: str, content: bytes) -> str:
