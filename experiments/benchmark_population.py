@@ -9,18 +9,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from experiments import command
-from experiments.timing import check_rounds, compare, machine, time_interleaved
+from experiments.update_timing import UpdateTiming, random_batch
 from mbu_jax.errors import InputError
-from mbu_jax.files import write_json_atomic
 from mbu_jax.train.config import LossOptions
 from mbu_jax.train.optimizer import OptimizerOptions, make_optimizer
 from mbu_jax.train.population import Population, members_mesh
@@ -30,7 +27,7 @@ from mbu_jax.unet import UNetConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchmarkConfig:
+class BenchmarkConfig(UpdateTiming):
     """Time one update of several networks: apart, and as a population computed in groups."""
 
     rows: tuple[str, ...] = ("separate", "1", "4")
@@ -46,15 +43,6 @@ class BenchmarkConfig:
     size: int = 64
     """Height and width of the images."""
 
-    batch_size: int = 8
-    """Images in one update."""
-
-    rounds: int = 10
-    """Times that every row is timed, after one update to compile and one to warm up."""
-
-    out: Path | None = None
-    """JSON file for the raw samples."""
-
 
 def main() -> None:
     """Parse the command line, time, print a table."""
@@ -64,8 +52,7 @@ def main() -> None:
     for name, row in report["rows"].items():
         print(f"{name:<12}{row['median'] / config.members:>12.4f}{row['ratio']:>8.2f}")
     print(f"ratio: median over rounds of the time over that of {config.rows[0]}")
-    if config.out is not None:
-        write_json_atomic(config.out, report)
+    config.write(report)
 
 
 def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
@@ -82,29 +69,20 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     Raises:
       InputError: for a row or a number of members that cannot be.
     """
-    check_rounds(config.rounds)
+    config.check()
     devices = jax.local_device_count()
     if config.members < 1 or config.members % devices:
         raise InputError(f"members is {config.members}; give a multiple of the {devices} devices")
-    updates = {name: _update(name, config) for name in tqdm(config.rows, desc="compiling")}
-    seconds = time_interleaved(updates, config.rounds)
-    return {"config": dataclasses.asdict(config), **machine(), "rows": compare(seconds)}
+    rows = config.compare(config.rows, lambda name: _update(name, config))
+    return {**config.describe(), "rows": rows}
 
 
 def _update(name: str, config: BenchmarkConfig) -> Callable[[], None]:
-    """Compile an update of all members on fixed random images and warm it up."""
-    rng = np.random.default_rng(0)
-    shape = (config.batch_size, config.size, config.size)
-    batch = {
-        "image": rng.integers(0, 256, (*shape, 3), dtype=np.uint8),
-        "mask": rng.integers(0, 2, shape, dtype=np.uint8),
-    }
+    """Make an update of all members on fixed random images."""
+    batch = random_batch(config.batch_size, config.size)
     optimizer = make_optimizer(OptimizerOptions(), total_steps=1000)
     update = _separate if name == "separate" else _together
-    call = update(name, config, optimizer, batch)
-    call()
-    call()
-    return call
+    return update(name, config, optimizer, batch)
 
 
 def _separate(

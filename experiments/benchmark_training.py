@@ -9,18 +9,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from tqdm import tqdm
 
 from experiments import command
-from experiments.timing import check_rounds, compare, machine, time_interleaved
+from experiments.update_timing import UpdateTiming, random_batch
 from mbu_jax.errors import InputError
-from mbu_jax.files import write_json_atomic
 from mbu_jax.layers import QuantizationOptions
 from mbu_jax.train.config import LossOptions
 from mbu_jax.train.optimizer import OptimizerOptions, make_optimizer
@@ -30,7 +26,7 @@ from mbu_jax.unet import UNetConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchmarkConfig:
+class BenchmarkConfig(UpdateTiming):
     """Time one training update of each network, interleaved, on this machine's devices."""
 
     networks: tuple[str, ...] = ("full_precision", "all_masked", "binary", "mbu", "all_masked:2")
@@ -42,15 +38,6 @@ class BenchmarkConfig:
     size: int = 128
     """Height and width of the images."""
 
-    batch_size: int = 8
-    """Images in one update."""
-
-    rounds: int = 10
-    """Times that every network is timed, after one update to compile and one to warm up."""
-
-    out: Path | None = None
-    """JSON file for the raw samples."""
-
 
 def main() -> None:
     """Parse the command line, time, print a table."""
@@ -60,8 +47,7 @@ def main() -> None:
     for name, row in report["networks"].items():
         print(f"{name:<18}{row['median']:>10.3f}{min(row['seconds']):>10.3f}{row['ratio']:>8.2f}")
     print(f"ratio: median over rounds of the time over that of {config.networks[0]}")
-    if config.out is not None:
-        write_json_atomic(config.out, report)
+    config.write(report)
 
 
 def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
@@ -77,14 +63,13 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     Raises:
       InputError: for an unknown network or a size out of range.
     """
-    check_rounds(config.rounds)
-    updates = {name: _update(name, config) for name in tqdm(config.networks, desc="compiling")}
-    seconds = time_interleaved(updates, config.rounds)
-    return {"config": dataclasses.asdict(config), **machine(), "networks": compare(seconds)}
+    config.check()
+    rows = config.compare(config.networks, lambda name: _update(name, config))
+    return {**config.describe(), "networks": rows}
 
 
 def _update(name: str, config: BenchmarkConfig) -> Callable[[], None]:
-    """Compile one network's update on fixed random images and warm it up."""
+    """Make one network's update on fixed random images."""
     preset, _, bits = name.partition(":")
     if bits not in ("", "1", "2"):
         raise InputError(
@@ -102,22 +87,12 @@ def _update(name: str, config: BenchmarkConfig) -> Callable[[], None]:
     state = TrainState(jnp.int32(0), params, stats, optimizer.init(params), None)
     holder = [replicate(state, mesh)]
     step = make_train_step(network, optimizer, LossOptions(), mesh)
-    rng = np.random.default_rng(0)
-    shape = (config.batch_size, config.size, config.size)
-    batch = shard_batch(
-        {
-            "image": rng.integers(0, 256, (*shape, 3), dtype=np.uint8),
-            "mask": rng.integers(0, 2, shape, dtype=np.uint8),
-        },
-        mesh,
-    )
+    batch = shard_batch(random_batch(config.batch_size, config.size), mesh)
 
     def update() -> None:
         holder[0], _ = step(holder[0], batch)
         jax.block_until_ready(holder[0])
 
-    update()
-    update()
     return update
 
 

@@ -12,21 +12,6 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from mbu_jax.errors import InputError
-
-
-def check_rounds(rounds: int) -> None:
-    """Refuse a number of rounds before anything is compiled.
-
-    Args:
-      rounds: how often each row is timed.
-
-    Raises:
-      InputError: for fewer than one.
-    """
-    if rounds < 1:
-        raise InputError(f"rounds is {rounds}; give a number of at least 1")
-
 
 def time_interleaved(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Time functions in turn (A B C, A B C, ...), so that a drifting machine is fair to all.

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,6 +39,10 @@ def test_report_keeps_raw_samples_and_states_ratios_of_them(tmp_path):
         (BenchmarkConfig(rounds=0), "rounds"),
         (BenchmarkConfig(networks=("binary:3",)), "binary:3"),
         (BenchmarkConfig(networks=("nonsense",)), "nonsense"),
+        (BenchmarkConfig(networks=()), "nothing to time"),
+        (BenchmarkConfig(batch_size=3), "multiple of the 2 devices"),
+        (BenchmarkConfig(out=Path(__file__, "in.json")), "cannot be made"),
+        (BenchmarkConfig(out=Path(__file__).parent), "is a folder"),
     ],
 )
 def test_bad_options_are_named(config, message):
