@@ -7,13 +7,11 @@ purpose; the BatchNorm behind each quantized layer absorbs them.
 Rounding has a zero derivative almost everywhere, so each quantizer is a ``jax.custom_vjp``
 whose backward pass substitutes a surrogate, the straight-through estimator (STE):
 
-============== ================================ ==========================================
-name           derivative of ``sign``           source
-============== ================================ ==========================================
-``clipped``    1 where abs(x) <= 1, else 0       Hubara et al. 2016, arXiv:1602.02830
-``approx_sign`` 2 - 2 abs(x) inside, 0 outside    Bi-Real Net, arXiv:1808.00278, eq. 7
-``swish_sign`` derivative of SignSwish, beta = 5 BNN+, arXiv:1812.11800, eq. 6
-============== ================================ ==========================================
+| surrogate     | derivative of `sign`             | source                               |
+| ------------- | -------------------------------- | ------------------------------------ |
+| `clipped`     | 1 where abs(x) <= 1, else 0      | Hubara et al. 2016, arXiv:1602.02830 |
+| `approx_sign` | 2 - 2 abs(x) there, else 0       | Bi-Real Net, arXiv:1808.00278, eq. 7 |
+| `swish_sign`  | that of SignSwish with beta = 5  | BNN+, arXiv:1812.11800, eq. 6        |
 
 The clip range is closed: a value exactly on its edge still receives a gradient (for
 ``approx_sign`` that gradient is 0 there).
