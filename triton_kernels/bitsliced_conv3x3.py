@@ -8,7 +8,7 @@ G groups of O outputs, L lists of E entries, T thresholds.
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from triton_kernels.bitsliced_counting import code_planes, valid_bits, warp_number
+from triton_kernels.bitsliced_counting import code_planes, valid_bits
 from triton_kernels.bitsliced_tiles import Tile, fitting
 from triton_kernels.launch import Launch, cdiv
 from triton_kernels.places import words_of_tile
@@ -66,26 +66,26 @@ def bitsliced_conv3x3_kernel(
     image = (block // tiles).to(gl.int64)
 
     word, somewhere = words_of_tile(block % tiles, words, VECTOR, tile)
-    output = group * OUTPUTS + gl.arange(0, OUTPUTS, layout=gl.SliceLayout(1, tile))
-    inside = gl.expand_dims(word < words, 0)
-    at = gl.expand_dims(x + image * PLANES * plane_step + somewhere, 0)
     codes = code_planes(
-        gl.multiple_of(at, [1, 4 * VECTOR]),
+        x + image * PLANES * plane_step + somewhere,
         plane_step,
-        gl.expand_dims(lists + output.to(gl.int64) * (LISTS * entries), 1),
-        numbers + (group * OUTPUTS + warp_number()) * LISTS,
-        gl.expand_dims(constants + output, 1),
+        lists,
+        numbers,
+        constants,
+        group * OUTPUTS,
         groups * OUTPUTS,
         entries,
         PLANES,
         LISTS,
         BITS,
+        OUTPUTS,
         VECTOR,
-        gl.full([OUTPUTS, WORDS], 0, gl.uint32, layout=tile),
+        tile,
     )
 
+    output = group * OUTPUTS + gl.arange(0, OUTPUTS, layout=gl.SliceLayout(1, tile))
     first_pixel = gl.expand_dims(word % words_of_row * 32, 0)
-    there = inside & gl.expand_dims(output < channels, 1)
+    there = gl.expand_dims(word < words, 0) & gl.expand_dims(output < channels, 1)
     for plane in gl.static_range(PLANES):
         at = y + gl.expand_dims(((image * PLANES + plane) * channels + output) * words, 1)
         bits = valid_bits(codes[plane], first_pixel, width)
@@ -123,13 +123,7 @@ def launch(
             "channels": channels,
             "entries": entries,
         },
-        constants={
-            "PLANES": planes,
-            "LISTS": lists,
-            "BITS": bits,
-            "OUTPUTS": tile.outputs,
-            "VECTOR": tile.vector,
-        },
+        constants={"PLANES": planes, "LISTS": lists, "BITS": bits, **tile.constants},
         warps=tile.outputs,
         registers=128,
     )

@@ -18,32 +18,42 @@ def code_planes(
     lists,
     numbers,
     constants,
+    first,
     outputs,
     entries,
     PLANES: gl.constexpr,
     LISTS: gl.constexpr,
     BITS: gl.constexpr,
+    OUTPUTS: gl.constexpr,
     VECTOR: gl.constexpr,
-    like,
+    tile: gl.constexpr,
 ):
-    """Add what every output's lists name, compare; a tuple of planes of codes.
+    """Add what every output's lists name, compare; a tuple of planes of codes, [O, words] each.
 
     Args:
-      at: pointers to a tile's words of the first plane, [1, words].
+      at: pointers to a tile's words of the first plane, [words], VECTOR after VECTOR.
       plane_step: words between the planes of a code's two bits.
-      lists: pointers to [L, E] int32 of each output, [outputs, 1]. The first half of them are of
-        negative weights, and list i of either half is of magnitudes 2^i.
-      numbers: pointer to [L] int32 of a warp's output, entries that are added: multiples of 16.
-      constants: pointers to each output's constants, [outputs, 1] of int32: what its counter
-        starts from, then the numbers that it is compared with but for the first, half its range.
-      outputs: how far two constants of an output are apart.
+      lists: pointer to those of all outputs, [outputs, L, E] int32. The first half of an output's
+        are of negative weights, and list i of either half is of magnitudes 2^i.
+      numbers: pointer to [outputs, L] int32, entries that are added: multiples of 16.
+      constants: pointer to [T, outputs] int32: what a counter starts from, then the numbers that
+        it is compared with but for the first, half its range.
+      first: of the tile's outputs.
+      outputs: of all groups.
       entries: E.
       PLANES: P.
       LISTS: L.
       BITS: slices.
+      OUTPUTS: O.
       VECTOR: words that a thread loads at once; every entry of a list is a multiple of it.
-      like: words of the tile, all 0.
+      tile: the layout of outputs and words.
     """
+    output = first + gl.arange(0, OUTPUTS, layout=gl.SliceLayout(1, tile))
+    at = gl.multiple_of(gl.expand_dims(at, 0), [1, 4 * VECTOR])
+    lists = gl.expand_dims(lists + output.to(gl.int64) * (LISTS * entries), 1)
+    numbers += (first + warp_number()) * LISTS
+    constants = gl.expand_dims(constants + output, 1)
+    like = gl.full([OUTPUTS, 32 * VECTOR], 0, gl.uint32, layout=tile)
     planes = (at,)
     if PLANES == 2:
         planes += (gl.multiple_of(at + plane_step, [1, 4 * VECTOR]),)

@@ -23,6 +23,11 @@ class Tile:
     outputs: int
     vector: int
 
+    @property
+    def constants(self) -> dict[str, int]:
+        """What the kernels call these."""
+        return {"OUTPUTS": self.outputs, "VECTOR": self.vector}
+
 
 def best_tile(
     channels: int, height: int, words: int, *, images: int, planes: int, makers: int = 1,

@@ -8,7 +8,7 @@ of a row, G groups of O outputs, L lists of E entries, T thresholds.
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from triton_kernels.bitsliced_counting import code_planes, valid_bits, warp_number
+from triton_kernels.bitsliced_counting import code_planes, valid_bits
 from triton_kernels.bitsliced_tiles import Tile, fitting
 from triton_kernels.launch import Launch, cdiv
 from triton_kernels.places import words_of_tile
@@ -67,34 +67,32 @@ def bitsliced_up_conv2x2_kernel(
     image = (block // tiles).to(gl.int64)
 
     word, somewhere = words_of_tile(block % tiles, words, VECTOR, tile)
-    number = gl.arange(0, OUTPUTS, layout=gl.SliceLayout(1, tile))
-    inside = gl.expand_dims(word < words, 0)
-    at = gl.expand_dims(x + image * PLANES * plane_step + somewhere, 0)
     columns = ()
     for kernel_column in gl.static_range(2):
         of_group = (2 * kernel_row + kernel_column) * groups + group
-        output = of_group * OUTPUTS + number
         codes = code_planes(
-            gl.multiple_of(at, [1, 4 * VECTOR]),
+            x + image * PLANES * plane_step + somewhere,
             plane_step,
-            gl.expand_dims(lists + output.to(gl.int64) * (LISTS * entries), 1),
-            numbers + (of_group * OUTPUTS + warp_number()) * LISTS,
-            gl.expand_dims(constants + output, 1),
+            lists,
+            numbers,
+            constants,
+            of_group * OUTPUTS,
             4 * groups * OUTPUTS,
             entries,
             PLANES,
             LISTS,
             BITS,
+            OUTPUTS,
             VECTOR,
-            gl.full([OUTPUTS, WORDS], 0, gl.uint32, layout=tile),
+            tile,
         )
         columns += (codes,)
 
     out_words_of_row = gl.cdiv(2 * width, 32)
     out_word = gl.expand_dims(word % words_of_row * 2, 0)
     row = gl.expand_dims(2 * (word // words_of_row) + kernel_row, 0)
-    channel = group * OUTPUTS + number
-    there = inside & gl.expand_dims(channel < channels, 1)
+    channel = group * OUTPUTS + gl.arange(0, OUTPUTS, layout=gl.SliceLayout(1, tile))
+    there = gl.expand_dims(word < words, 0) & gl.expand_dims(channel < channels, 1)
     for plane in gl.static_range(PLANES):
         first = ((image * PLANES + plane) * channels + channel) * (2 * height * out_words_of_row)
         out = y + gl.expand_dims(first, 1) + row * out_words_of_row + out_word
@@ -152,13 +150,7 @@ def launch(
             "channels": channels,
             "entries": entries,
         },
-        constants={
-            "PLANES": planes,
-            "LISTS": lists,
-            "BITS": bits,
-            "OUTPUTS": tile.outputs,
-            "VECTOR": tile.vector,
-        },
+        constants={"PLANES": planes, "LISTS": lists, "BITS": bits, **tile.constants},
         warps=tile.outputs,
         registers=128,
     )

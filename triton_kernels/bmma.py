@@ -13,15 +13,17 @@ Where a word stands along K is free as long as both factors agree, so lane t tak
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from triton_kernels.bmma_lanes import fragments_of_lanes, groups_of_warps, words_of_lanes
+
 
 @gluon.jit
 def counted(
     x,
-    upper,
-    lower,
-    inside_upper,
-    inside_lower,
     weights,
+    top,
+    left,
+    first_group,
+    height,
     width,
     TAPS: gl.constexpr,
     WORDS: gl.constexpr,
@@ -31,19 +33,21 @@ def counted(
     AND: gl.constexpr,
     MMA_ROWS: gl.constexpr,
     LANE_WORDS: gl.constexpr,
+    COLUMNS: gl.constexpr,
     BLOCKS: gl.constexpr,
     GROUPS: gl.constexpr,
     tile: gl.constexpr,
 ):
-    """Count bits over all taps and words; planes weigh by their powers of two.
+    """Count bits over all taps and words of a tile; planes weigh by their powers of two.
 
     Args:
-      x: pointer to the first word of a pixel.
-      upper: how far from there a lane's pixels begin, [BLOCKS, 32] int32.
-      lower: of the pixels 8 later.
-      inside_upper: [BLOCKS, 32] int32, bit t set where the neighbour at tap t is in the image.
-      inside_lower: of the pixels 8 later.
-      weights: pointers to a lane's first words, [GROUPS, 4, 32].
+      x: pointer to the first word of the tile.
+      weights: pointer to those of all groups, [groups, EXPONENTS, steps, FACTORS, 4, 8, 4,
+        LANE_WORDS].
+      top: row of the tile's first pixel.
+      left: column of the tile's first pixel.
+      first_group: of output channels.
+      height: of the image.
       width: of the image.
       TAPS: 9 or 1.
       WORDS: of a plane of a pixel.
@@ -53,6 +57,7 @@ def counted(
       AND: whether the product of bits is AND, else XOR.
       MMA_ROWS: of the instruction, 8 or 16.
       LANE_WORDS: 1 or 2; a step takes four times as many words of K.
+      COLUMNS: of the tile.
       BLOCKS: of 16 pixels.
       GROUPS: of 32 output channels.
       tile: the layout.
@@ -66,7 +71,15 @@ def counted(
     SLOTS: gl.constexpr = WORDS // LANE_WORDS
     STEPS: gl.constexpr = (TAPS * SLOTS + 3) // 4
     FRAGMENTS: gl.constexpr = 4 * 32 * LANE_WORDS
+    GROUP_WORDS: gl.constexpr = EXPONENTS * STEPS * FACTORS * FRAGMENTS
     WITH_ONES: gl.constexpr = AND and FACTORS == 1
+
+    row, column, upper = words_of_lanes(top, left, 0, width, PLANES * WORDS, COLUMNS, BLOCKS, tile)
+    inside_upper = _insides(row, column, height, width, TAPS)
+    row, column, lower = words_of_lanes(top, left, 1, width, PLANES * WORDS, COLUMNS, BLOCKS, tile)
+    inside_lower = _insides(row, column, height, width, TAPS)
+    group = groups_of_warps(first_group, GROUPS, tile)
+    weights += group.to(gl.int64) * GROUP_WORDS + fragments_of_lanes(tile) * LANE_WORDS
 
     zero = gl.full([BLOCKS, GROUPS, 4, 32], 0, gl.int32, layout=tile)
     counts = (zero, zero, zero, zero)
@@ -113,6 +126,21 @@ def counted(
             2 * counts[3] - ones[3],
         )
     return counts
+
+
+@gluon.jit
+def _insides(row, column, height, width, TAPS: gl.constexpr):
+    """Bit t is set where a pixel's neighbour at tap t is in the image."""
+    if TAPS == 1:
+        insides = ((row < height) & (column < width)).to(gl.int32)
+    else:
+        across = ((column > 0) & (column <= width)).to(gl.int32)
+        across |= (column < width).to(gl.int32) << 1
+        across |= (column < width - 1).to(gl.int32) << 2
+        above = gl.where((row > 0) & (row <= height), across, 0)
+        beside = gl.where(row < height, across << 3, 0)
+        insides = above | beside | gl.where(row < height - 1, across << 6, 0)
+    return insides
 
 
 @gluon.jit

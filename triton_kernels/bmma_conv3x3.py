@@ -11,17 +11,14 @@ from triton.experimental.gluon import language as gl
 from triton_kernels.bmma import counted
 from triton_kernels.bmma_lanes import (
     code_words,
-    even_channels,
-    fragments_of_lanes,
-    groups_of_warps,
     groups_of_words,
+    lanes_layout,
     loaded_thresholds,
     pixels_of_lanes,
     store_words,
-    words_of_lanes,
 )
 from triton_kernels.bmma_tiles import Form, Tile
-from triton_kernels.launch import Launch, cdiv
+from triton_kernels.launch import Launch
 from triton_kernels.places import tile_of_image
 
 
@@ -71,31 +68,20 @@ def bmma_conv3x3_kernel(
     """
     BLOCKS: gl.constexpr = BLOCKS_OF_WARP * PIXEL_WARPS
     ROWS: gl.constexpr = 16 * BLOCKS // COLUMNS
-    STEPS: gl.constexpr = (9 * WORDS // LANE_WORDS + 3) // 4
-    GROUP_WORDS: gl.constexpr = EXPONENTS * STEPS * FACTORS * 4 * 32 * LANE_WORDS
-    tile: gl.constexpr = gl.BlockedLayout(
-        [BLOCKS_OF_WARP, 1, 4, 1], [1, 1, 1, 32], [PIXEL_WARPS, GROUPS, 1, 1], [3, 2, 1, 0]
-    )
+    tile: gl.constexpr = lanes_layout(BLOCKS_OF_WARP, PIXEL_WARPS, GROUPS)
 
     program = gl.program_id(0)
     first_group = program % (groups // GROUPS) * GROUPS
     program = program // (groups // GROUPS)
     top, left, first_pixel = tile_of_image(program, height, width, ROWS, COLUMNS)
 
-    x += (first_pixel + top.to(gl.int64) * width + left) * (PLANES * WORDS)
-    row, column, upper = words_of_lanes(top, left, 0, width, PLANES * WORDS, COLUMNS, BLOCKS, tile)
-    inside_upper = _insides(row, column, height, width)
-    row, column, lower = words_of_lanes(top, left, 1, width, PLANES * WORDS, COLUMNS, BLOCKS, tile)
-    inside_lower = _insides(row, column, height, width)
-    group = groups_of_warps(first_group, GROUPS, tile)
-    w_at = group.to(gl.int64) * GROUP_WORDS + fragments_of_lanes(tile) * LANE_WORDS
     counts = counted(
-        x,
-        upper,
-        lower,
-        inside_upper,
-        inside_lower,
-        weights + w_at,
+        x + (first_pixel + top.to(gl.int64) * width + left) * (PLANES * WORDS),
+        weights,
+        top,
+        left,
+        first_group,
+        height,
         width,
         9,
         WORDS,
@@ -105,13 +91,13 @@ def bmma_conv3x3_kernel(
         AND,
         MMA_ROWS,
         LANE_WORDS,
+        COLUMNS,
         BLOCKS,
         GROUPS,
         tile,
     )
 
-    least += group * 32 + even_channels(tile)
-    thresholds = loaded_thresholds(least, groups * 32, PLANES)
+    thresholds = loaded_thresholds(least, first_group, groups, PLANES, GROUPS, tile)
     group = groups_of_words(first_group, GROUPS, tile)
     for half in gl.static_range(2):
         even, odd = counts[2 * half], counts[2 * half + 1]
@@ -120,17 +106,6 @@ def bmma_conv3x3_kernel(
         pixel = gl.expand_dims(first_pixel + row.to(gl.int64) * width + column, 1)
         inside = gl.expand_dims((row < height) & (column < width), 1)
         store_words(words, pixel, inside, group, y, groups, PLANES, tile)
-
-
-@gluon.jit
-def _insides(row, column, height, width):
-    """Bit 3 i + j is set where row + i - 1 and column + j - 1 are in the image."""
-    across = ((column > 0) & (column <= width)).to(gl.int32)
-    across |= (column < width).to(gl.int32) << 1
-    across |= (column < width - 1).to(gl.int32) << 2
-    above = gl.where((row > 0) & (row <= height), across, 0)
-    beside = gl.where(row < height, across << 3, 0)
-    return above | beside | gl.where(row < height - 1, across << 6, 0)
 
 
 def launch(
@@ -150,23 +125,17 @@ def launch(
       The launch.
     """
     batch, height, width, planes, words = x
-    tiles = batch * cdiv(height, tile.rows) * cdiv(width, tile.columns)
     return Launch(
         kernel=bmma_conv3x3_kernel,
-        blocks=tiles * (groups // tile.group_warps),
+        blocks=tile.programs(batch, height, width, groups),
         sizes={"height": height, "width": width, "groups": groups},
         constants={
             "WORDS": words,
             "PLANES": planes,
             "FACTORS": factors,
             "EXPONENTS": exponents,
-            "AND": int(form.by_and),
-            "MMA_ROWS": form.rows,
-            "LANE_WORDS": form.lane_words,
-            "COLUMNS": tile.columns,
-            "BLOCKS_OF_WARP": tile.blocks,
-            "PIXEL_WARPS": tile.pixel_warps,
-            "GROUPS": tile.group_warps,
+            **form.constants,
+            **tile.constants,
         },
         warps=tile.warps,
         registers=tile.registers,

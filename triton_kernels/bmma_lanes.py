@@ -8,6 +8,14 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 
+@gluon.constexpr_function
+def lanes_layout(BLOCKS_OF_WARP, PIXEL_WARPS, GROUPS):
+    """Where a tile is: [BLOCKS_OF_WARP * PIXEL_WARPS, GROUPS, 4, 32], a group a warp."""
+    return gl.BlockedLayout(
+        [BLOCKS_OF_WARP, 1, 4, 1], [1, 1, 1, 32], [PIXEL_WARPS, GROUPS, 1, 1], [3, 2, 1, 0]
+    )
+
+
 @gluon.jit
 def pixels_of_lanes(
     top, left, HALF: gl.constexpr, COLUMNS: gl.constexpr, BLOCKS: gl.constexpr, tile: gl.constexpr
@@ -74,14 +82,21 @@ def _eights_and_lanes(tile: gl.constexpr):
 
 
 @gluon.jit
-def loaded_thresholds(least, apart, PLANES: gl.constexpr):
+def loaded_thresholds(
+    least, first_group, groups, PLANES: gl.constexpr, GROUPS: gl.constexpr, tile: gl.constexpr
+):
     """Thresholds of even and of odd channels, int32 [1, GROUPS, 4, 32], in ascending pairs.
 
     Args:
-      least: pointers to the even channels' lowest thresholds, [GROUPS, 4, 32].
-      apart: how far a channel's thresholds are from each other.
+      least: pointer to [T, groups, 32] int32.
+      first_group: of these.
+      groups: of all.
       PLANES: of codes.
+      GROUPS: of the tile.
+      tile: the layout.
     """
+    least += groups_of_warps(first_group, GROUPS, tile) * 32 + even_channels(tile)
+    apart = groups * 32
     if PLANES == 1:
         loaded = (_threshold(least), _threshold(least + 1))
     else:

@@ -21,6 +21,15 @@ class Form:
     rows: int
     lane_words: int
 
+    @property
+    def constants(self) -> dict[str, int]:
+        """What the kernels call these."""
+        return {
+            "AND": int(self.by_and),
+            "MMA_ROWS": self.rows,
+            "LANE_WORDS": self.lane_words,
+        }
+
     def steps(self, words: int) -> int:
         """Steps along K.
 
@@ -89,6 +98,35 @@ class Tile:
         """Of a program."""
         return self.pixel_warps * self.group_warps
 
+    @property
+    def constants(self) -> dict[str, int]:
+        """What the kernels call these."""
+        return {
+            "COLUMNS": self.columns,
+            "BLOCKS_OF_WARP": self.blocks,
+            "PIXEL_WARPS": self.pixel_warps,
+            "GROUPS": self.group_warps,
+        }
+
+    def programs(self, images: int, height: int, width: int, groups: int) -> int:
+        """Programs that compute all pixels and output channels.
+
+        Args:
+          images: how many.
+          height: of an image in pixels.
+          width: of an image in pixels.
+          groups: of 32 output channels.
+
+        Returns:
+          How many.
+
+        Example:
+          >>> best_tile(1, 512, 512, groups=2).programs(1, 512, 512, groups=2)
+          2048
+        """
+        tiles = cdiv(height, self.rows) * cdiv(width, self.columns)
+        return images * tiles * (groups // self.group_warps)
+
 
 _PROGRAMS = 264  # two for every multiprocessor of the largest device
 
@@ -120,8 +158,7 @@ def best_tile(
     group_warps = 2 - groups % 2
 
     def programs(tile: Tile) -> int:
-        tiles = cdiv(height, tile.rows) * cdiv(width, tile.columns)
-        return batch * tiles * (groups // group_warps)
+        return tile.programs(batch, height, width, groups)
 
     def shaped(blocks: int) -> Tile:
         pixels = 16 * blocks * 4 // group_warps

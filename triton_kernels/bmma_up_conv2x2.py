@@ -11,17 +11,14 @@ from triton.experimental.gluon import language as gl
 from triton_kernels.bmma import counted
 from triton_kernels.bmma_lanes import (
     code_words,
-    even_channels,
-    fragments_of_lanes,
-    groups_of_warps,
     groups_of_words,
+    lanes_layout,
     loaded_thresholds,
     pixels_of_lanes,
     store_words,
-    words_of_lanes,
 )
 from triton_kernels.bmma_tiles import Form, Tile
-from triton_kernels.launch import Launch, cdiv
+from triton_kernels.launch import Launch
 from triton_kernels.places import tile_of_batch
 
 
@@ -69,31 +66,20 @@ def bmma_up_conv2x2_kernel(
       GROUPS: of the program, one a warp; it divides 4 G.
     """
     BLOCKS: gl.constexpr = BLOCKS_OF_WARP * PIXEL_WARPS
-    STEPS: gl.constexpr = (WORDS // LANE_WORDS + 3) // 4
-    GROUP_WORDS: gl.constexpr = EXPONENTS * STEPS * FACTORS * 4 * 32 * LANE_WORDS
-    tile: gl.constexpr = gl.BlockedLayout(
-        [BLOCKS_OF_WARP, 1, 4, 1], [1, 1, 1, 32], [PIXEL_WARPS, GROUPS, 1, 1], [3, 2, 1, 0]
-    )
+    tile: gl.constexpr = lanes_layout(BLOCKS_OF_WARP, PIXEL_WARPS, GROUPS)
 
     program = gl.program_id(0)
     first_group = program % (4 * groups // GROUPS) * GROUPS
     program = program // (4 * groups // GROUPS)
     top, left = tile_of_batch(program, width, 16 * BLOCKS // COLUMNS, COLUMNS)
 
-    x += (top.to(gl.int64) * width + left) * (PLANES * WORDS)
-    row, column, upper = words_of_lanes(top, left, 0, width, PLANES * WORDS, COLUMNS, BLOCKS, tile)
-    inside_upper = ((row < height) & (column < width)).to(gl.int32)
-    row, column, lower = words_of_lanes(top, left, 1, width, PLANES * WORDS, COLUMNS, BLOCKS, tile)
-    inside_lower = ((row < height) & (column < width)).to(gl.int32)
-    group = groups_of_warps(first_group, GROUPS, tile)
-    w_at = group.to(gl.int64) * GROUP_WORDS + fragments_of_lanes(tile) * LANE_WORDS
     counts = counted(
-        x,
-        upper,
-        lower,
-        inside_upper,
-        inside_lower,
-        weights + w_at,
+        x + (top.to(gl.int64) * width + left) * (PLANES * WORDS),
+        weights,
+        top,
+        left,
+        first_group,
+        height,
         width,
         1,
         WORDS,
@@ -103,13 +89,13 @@ def bmma_up_conv2x2_kernel(
         AND,
         MMA_ROWS,
         LANE_WORDS,
+        COLUMNS,
         BLOCKS,
         GROUPS,
         tile,
     )
 
-    least += group * 32 + even_channels(tile)
-    thresholds = loaded_thresholds(least, 4 * groups * 32, PLANES)
+    thresholds = loaded_thresholds(least, first_group, 4 * groups, PLANES, GROUPS, tile)
     group = groups_of_words(first_group, GROUPS, tile)
     tap = group // groups
     for half in gl.static_range(2):
@@ -140,23 +126,17 @@ def launch(
     """
     batch, height, width, planes, words = x
     rows = batch * height
-    tiles = cdiv(rows, tile.rows) * cdiv(width, tile.columns)
     return Launch(
         kernel=bmma_up_conv2x2_kernel,
-        blocks=tiles * (4 * groups // tile.group_warps),
+        blocks=tile.programs(1, rows, width, 4 * groups),
         sizes={"height": rows, "width": width, "groups": groups},
         constants={
             "WORDS": words,
             "PLANES": planes,
             "FACTORS": factors,
             "EXPONENTS": exponents,
-            "AND": int(form.by_and),
-            "MMA_ROWS": form.rows,
-            "LANE_WORDS": form.lane_words,
-            "COLUMNS": tile.columns,
-            "BLOCKS_OF_WARP": tile.blocks,
-            "PIXEL_WARPS": tile.pixel_warps,
-            "GROUPS": tile.group_warps,
+            **form.constants,
+            **tile.constants,
         },
         warps=tile.warps,
         registers=tile.registers,

@@ -1,5 +1,9 @@
 # pyrefly: ignore-errors
-"""Kernels that do one instruction and nothing else: the rates that no other kernel can pass."""
+"""Kernels that do one instruction and nothing else: the rates that no other kernel can pass.
+
+Each takes seeds [T] uint32, one for each thread of a program, and gives y [programs, T] uint32,
+so that nothing it computes can be left out. TURNS are those of its loop, WARPS those of a program.
+"""
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -21,23 +25,14 @@ _THREADS = 32 * _WARPS
 
 @gluon.jit
 def lop3_kernel(seeds, y, TURNS: gl.constexpr, WARPS: gl.constexpr):
-    """Logic operations on three words; every result enters two others, so that none can be merged.
-
-    Args:
-      seeds: [T] uint32, one for each thread of a program.
-      y: [programs, T] uint32.
-      TURNS: of the loop.
-      WARPS: of the program.
-    """
-    lane: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
-    thread = gl.arange(0, 32 * WARPS, layout=lane)
-    a = gl.load(seeds + thread)
+    """Logic operations on three words; every result enters two others: none can be merged."""
+    a = gl.load(seeds + _threads(WARPS))
     b, c, d, e, f = a * 3, a * 5, a * 7, a * 9, a * 11
     for _ in range(TURNS):
         for _ in gl.static_range(8):
             a, b, c = _chain(a, b, c)
             d, e, f = _chain(d, e, f)
-    gl.store(y + gl.program_id(0) * 32 * WARPS + thread, a ^ b ^ c ^ d ^ e ^ f)
+    _store(y, a ^ b ^ c ^ d ^ e ^ f, WARPS)
 
 
 @gluon.jit
@@ -55,22 +50,13 @@ def _chain(a, b, c):
 
 @gluon.jit
 def popc_kernel(seeds, y, TURNS: gl.constexpr, WARPS: gl.constexpr):
-    """Population counts of population counts, in four chains.
-
-    Args:
-      seeds: [T] uint32, one for each thread of a program.
-      y: [programs, T] uint32.
-      TURNS: of the loop.
-      WARPS: of the program.
-    """
-    lane: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
-    thread = gl.arange(0, 32 * WARPS, layout=lane)
-    a = gl.load(seeds + thread)
+    """Population counts of population counts, in four chains."""
+    a = gl.load(seeds + _threads(WARPS))
     b, c, d = a * 3, a * 5, a * 7
     for _ in range(TURNS):
         for _ in gl.static_range(8):
             a, b, c, d = _popc(a), _popc(b), _popc(c), _popc(d)
-    gl.store(y + gl.program_id(0) * 32 * WARPS + thread, a ^ b ^ c ^ d)
+    _store(y, a ^ b ^ c ^ d, WARPS)
 
 
 @gluon.jit
@@ -82,17 +68,8 @@ def _popc(a):
 
 @gluon.jit
 def bmma_kernel(seeds, y, TURNS: gl.constexpr, WARPS: gl.constexpr):
-    """Products of one-bit matrices by AND, into eight tiles of counts.
-
-    Args:
-      seeds: [T] uint32, one for each thread of a program.
-      y: [programs, T] uint32.
-      TURNS: of the loop.
-      WARPS: of the program.
-    """
-    lane: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
-    thread = gl.arange(0, 32 * WARPS, layout=lane)
-    a = gl.load(seeds + thread).to(gl.int32, bitcast=True)
+    """Products of one-bit matrices by AND, into eight tiles of counts."""
+    a = gl.load(seeds + _threads(WARPS)).to(gl.int32, bitcast=True)
     words = (a, a * 3, a * 5, a * 7, a * 9, a * 11)
     counts = ()
     for i in gl.static_range(8):
@@ -106,8 +83,7 @@ def bmma_kernel(seeds, y, TURNS: gl.constexpr, WARPS: gl.constexpr):
     total = a
     for i in gl.static_range(8):
         total ^= counts[i][0] ^ counts[i][1] ^ counts[i][2] ^ counts[i][3]
-    at = y + gl.program_id(0) * 32 * WARPS + thread
-    gl.store(at, total.to(gl.uint32, bitcast=True))
+    _store(y, total.to(gl.uint32, bitcast=True), WARPS)
 
 
 @gluon.jit
@@ -126,14 +102,7 @@ def _mma(counts, words):
 
 @gluon.jit
 def wgmma_kernel(seeds, y, TURNS: gl.constexpr, WARPS: gl.constexpr):
-    """Products of one-bit matrices by AND, of warpgroups, 64 pixels by 128 channels each.
-
-    Args:
-      seeds: [T] uint32, one for each thread of a program.
-      y: [programs, T] uint32.
-      TURNS: of the loop.
-      WARPS: of the program, 8.
-    """
+    """Products of one-bit matrices by AND, of two warpgroups, 64 pixels by 128 channels each."""
     PIECES: gl.constexpr = 16
     WARPGROUPS: gl.constexpr = WARPS // 4
     GROUPS: gl.constexpr = 4
@@ -164,6 +133,18 @@ def wgmma_kernel(seeds, y, TURNS: gl.constexpr, WARPS: gl.constexpr):
     at = y + gl.program_id(0) * 32 * WARPS + gl.arange(0, 64 * WARPGROUPS, layout=of_pixel)
     gl.store(at, total)
     gl.store(at + 64 * WARPGROUPS, total)
+
+
+@gluon.jit
+def _threads(WARPS: gl.constexpr):
+    """Numbers of a program's threads, one each."""
+    return gl.arange(0, 32 * WARPS, layout=gl.BlockedLayout([1], [32], [WARPS], [0]))
+
+
+@gluon.jit
+def _store(y, results, WARPS: gl.constexpr):
+    """Store a word of every thread."""
+    gl.store(y + gl.program_id(0) * 32 * WARPS + _threads(WARPS), results)
 
 
 def launch(kernel, *, blocks: int, turns: int) -> Launch:

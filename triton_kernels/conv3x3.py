@@ -9,7 +9,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from triton_kernels.counting import agreeing, code_words, popcount3
-from triton_kernels.launch import Launch, cdiv
+from triton_kernels.launch import Launch
 from triton_kernels.places import pixels_of_tile, tile_of_image
 from triton_kernels.tiles import Tile
 
@@ -156,19 +156,15 @@ def launch(x: tuple[int, ...], *, weight_planes: int, groups: int, tile: Tile) -
       The launch.
     """
     batch, height, width, planes, words = x
-    tiles = batch * cdiv(height, tile.rows) * cdiv(width, tile.columns)
     return Launch(
         kernel=conv3x3_kernel,
-        blocks=tiles * groups,
+        blocks=tile.covering(batch, height, width) * groups,
         sizes={"height": height, "width": width, "groups": groups},
         constants={
             "WORDS": words,
             "PLANES": planes,
             "WEIGHT_PLANES": weight_planes,
-            "ROWS": tile.rows,
-            "COLUMNS": tile.columns,
-            "CHUNK": tile.chunk,
-            "WARPS": tile.warps,
+            **tile.constants,
         },
         warps=tile.warps,
         registers=tile.registers,

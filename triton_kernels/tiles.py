@@ -27,6 +27,33 @@ class Tile:
     warps: int
     registers: int
 
+    @property
+    def constants(self) -> dict[str, int]:
+        """What the kernels call these."""
+        return {
+            "ROWS": self.rows,
+            "COLUMNS": self.columns,
+            "CHUNK": self.chunk,
+            "WARPS": self.warps,
+        }
+
+    def covering(self, images: int, height: int, width: int) -> int:
+        """Tiles that cover images.
+
+        Args:
+          images: how many.
+          height: of an image in pixels.
+          width: of an image in pixels.
+
+        Returns:
+          How many.
+
+        Example:
+          >>> Tile(rows=8, columns=8, chunk=1, warps=4, registers=168).covering(2, 30, 40)
+          40
+        """
+        return images * cdiv(height, self.rows) * cdiv(width, self.columns)
+
 
 def tile_shape(height: int, width: int, pixels: int) -> tuple[int, int]:
     """Choose the shape of a tile that leaves fewest pixels unused.

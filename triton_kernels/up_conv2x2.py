@@ -9,7 +9,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from triton_kernels.counting import agreeing, code_words, popcount
-from triton_kernels.launch import Launch, cdiv
+from triton_kernels.launch import Launch
 from triton_kernels.places import pixels_of_tile, tile_of_batch
 from triton_kernels.tiles import Tile
 
@@ -119,19 +119,15 @@ def launch(x: tuple[int, ...], *, weight_planes: int, groups: int, tile: Tile) -
     """
     batch, height, width, planes, words = x
     rows = batch * height
-    tiles = cdiv(rows, tile.rows) * cdiv(width, tile.columns)
     return Launch(
         kernel=up_conv2x2_kernel,
-        blocks=tiles * 4 * groups,
+        blocks=tile.covering(1, rows, width) * 4 * groups,
         sizes={"height": rows, "width": width, "groups": groups},
         constants={
             "WORDS": words,
             "PLANES": planes,
             "WEIGHT_PLANES": weight_planes,
-            "ROWS": tile.rows,
-            "COLUMNS": tile.columns,
-            "CHUNK": tile.chunk,
-            "WARPS": tile.warps,
+            **tile.constants,
         },
         warps=tile.warps,
         registers=tile.registers,

@@ -8,7 +8,8 @@ channels, T thresholds, S slabs of K.
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from triton_kernels.launch import Launch, cdiv
+from triton_kernels.launch import Launch
+from triton_kernels.places import tile_of_image
 from triton_kernels.wgmma import counted, slots_layout
 from triton_kernels.wgmma_codes import code_words, store_words
 from triton_kernels.wgmma_tiles import Slab, Tile
@@ -56,12 +57,7 @@ def wgmma_conv3x3_kernel(
     program = gl.program_id(0)
     first_group = program % (groups // GROUPS) * GROUPS
     program = program // (groups // GROUPS)
-    across = gl.cdiv(width, COLUMNS)
-    left = program % across * COLUMNS
-    program = program // across
-    down = gl.cdiv(height, ROWS)
-    top = program % down * ROWS
-    first_pixel = (program // down).to(gl.int64) * height * width
+    top, left, first_pixel = tile_of_image(program, height, width, ROWS, COLUMNS)
 
     slots: gl.constexpr = gl.SliceLayout(1, slots_layout(WARPGROUPS, SLAB_WORDS))
     slot = gl.arange(0, 128 * WARPGROUPS, layout=slots)
@@ -114,10 +110,9 @@ def launch(x: tuple[int, ...], *, factors: int, groups: int, slab: Slab, tile: T
       The launch.
     """
     batch, height, width, planes, words = x
-    tiles = batch * cdiv(height, tile.rows) * cdiv(width, tile.columns)
     return Launch(
         kernel=wgmma_conv3x3_kernel,
-        blocks=tiles * (groups // tile.groups),
+        blocks=tile.programs(batch, height, width, groups),
         sizes={"height": height, "width": width, "groups": groups},
         constants={
             "WORDS": words,

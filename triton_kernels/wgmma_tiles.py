@@ -142,6 +142,25 @@ class Tile:
         """Of pixels."""
         return 64 * self.warpgroups // self.columns
 
+    def programs(self, images: int, height: int, width: int, groups: int) -> int:
+        """Programs of a 3x3 convolution that compute all pixels and output channels.
+
+        Args:
+          images: how many.
+          height: of an image in pixels.
+          width: of an image in pixels.
+          groups: of 32 output channels.
+
+        Returns:
+          How many.
+
+        Example:
+          >>> best_tile(1, 512, 512, groups=2).programs(1, 512, 512, groups=2)
+          1024
+        """
+        tiles = cdiv(height, self.rows) * cdiv(width, self.columns)
+        return images * tiles * (groups // self.groups)
+
 
 _PROGRAMS = 132  # one for every multiprocessor of an H100
 
@@ -172,8 +191,7 @@ def best_tile(
         return Tile(**measured[key])
 
     def programs(tile: Tile) -> int:
-        tiles = cdiv(height, tile.rows) * cdiv(width, tile.columns)
-        return batch * tiles * (groups // tile.groups)
+        return tile.programs(batch, height, width, groups)
 
     def shaped(warpgroups: int, of_program: int) -> Tile:
         shapes = [
