@@ -31,7 +31,7 @@ def words_checked(x: Any, name: str) -> tuple[int, int, int, int, int]:
 
 
 def conv_shape(x: Any, layer: PackedConv, name: str, *, transposed: bool) -> jax.ShapeDtypeStruct:
-    """Shape of a packed convolution's result.
+    """Check a packed convolution's arguments.
 
     Args:
       x: input words.
@@ -40,12 +40,12 @@ def conv_shape(x: Any, layer: PackedConv, name: str, *, transposed: bool) -> jax
       transposed: whether the operation is the transposed convolution.
 
     Returns:
-      Shape and dtype.
+      Shape and dtype of the result.
 
     Raises:
       InputError: where words and layer do not fit each other or the operation, or sums 32 bits.
     """
-    batch, height, width, planes, words = words_checked(x, name)
+    *_, planes, words = words_checked(x, name)
     check_sums(layer, name)
     if layer.transposed != transposed:
         raise InputError(f"{name} takes a layer of {'2x2' if transposed else '3x3'} kernels")
@@ -55,7 +55,21 @@ def conv_shape(x: Any, layer: PackedConv, name: str, *, transposed: bool) -> jax
             f"{name} is given {planes} planes of {words} words a pixel; "
             f"its layer takes {wanted[0]} of {wanted[1]}"
         )
-    scale = 2 if transposed else 1
+    return conv_words(x, layer)
+
+
+def conv_words(x: Any, layer: PackedConv) -> jax.ShapeDtypeStruct:
+    """Shape of a packed convolution's result, where the arguments were checked.
+
+    Args:
+      x: input words.
+      layer: the layer.
+
+    Returns:
+      Shape and dtype.
+    """
+    batch, height, width, planes, _ = x.shape
+    scale = 2 if layer.transposed else 1
     shape = (batch, scale * height, scale * width, planes, word_count(layer.out_channels))
     return jax.ShapeDtypeStruct(shape, jnp.uint32)
 

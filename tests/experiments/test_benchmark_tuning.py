@@ -16,7 +16,7 @@ from experiments.benchmark.gpu.tiles import Lookups, candidates
 from experiments.benchmark.gpu.tuned_file import fastest_tiles, write_tuned
 from experiments.benchmark.gpu.writing import Writer
 from mbu_jax.errors import InputError
-from mbu_jax.ops.conv3x3 import popcount
+from mbu_jax.ops.gpu import popcount
 from mbu_jax.ops.gpu.tuning import given_tiles
 from mbu_jax.ops.specs import ConvSpec
 from mbu_jax.unet import UNetConfig

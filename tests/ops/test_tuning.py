@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from mbu_jax.errors import InputError
-from mbu_jax.ops.conv3x3 import popcount
+from mbu_jax.ops.gpu import popcount
 from mbu_jax.ops.gpu.cost_rates import published_rates
 from mbu_jax.ops.gpu.target import compute_capability
 from mbu_jax.ops.gpu.tuning import device_rates, given_tiles, measured_tiles
