@@ -33,6 +33,7 @@ from mbu_jax.train.state import Network, TrainState, Tree
 from mbu_jax.train.step import Teacher, data_mesh, make_train_step, replicate, shard_batch
 from mbu_jax.train.subset import FirstImages
 
+_IMAGES_SHOWN_TO_INITIAL = 16
 _SCORES = ("dice", "iou", "f1", "precision", "recall", "pooled_iou")
 
 type _Update = tuple[int, dict[str, jax.Array], np.ndarray]
@@ -81,7 +82,12 @@ class Trainer:
             scheduled = self.total_steps if config.epochs else config.optimizer.warmup_steps + 1
             self._learning_rate = learning_rate_schedule(config.optimizer, scheduled)
         if config.initial is not None:
-            params, stats = initial_weights(config.initial, self.network)
+            params, stats = initial_weights(config.initial, self.network, self._some_images())
+            if not (config.epochs or config.recalibrate) and stats is self.network.initial_stats:
+                raise InputError(
+                    "--epochs 0 estimates no BatchNorm statistics for weights that are quantized "
+                    "at the start; give --recalibrate 20, for instance"
+                )
         teacher = self._load_teacher()
         with failing_together("workdir"):
             self.run = self._claim_directory()
@@ -281,6 +287,12 @@ class Trainer:
                 raise InputError(
                     f"{name} is {size}; give a multiple of the {self.mesh.size} devices"
                 )
+
+    def _some_images(self) -> list[np.ndarray]:
+        """Training images from all over the dataset."""
+        last = len(self._train_images) - 1
+        places = np.unique(np.linspace(0, last, _IMAGES_SHOWN_TO_INITIAL).round().astype(int))
+        return [self._train_images[int(place)]["image"] for place in places]
 
     def _open(self, split: str) -> PreparedImages:
         config = self.config

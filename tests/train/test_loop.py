@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +26,7 @@ from mbu_jax.train.config import ModelOptions, TrainConfig
 from mbu_jax.train.loop import Trainer, TrainingDiverged
 from mbu_jax.train.metrics import SegmentationScores
 from mbu_jax.train.optimizer import OptimizerOptions
+from mbu_jax.train.quantized_start import quantized_start
 from mbu_jax.train.recorder import read_metrics
 
 DATA = PipelineOptions(image_size=(32, 32), crop=(32, 32))
@@ -438,6 +440,26 @@ def test_initial_weights_that_do_not_fit_are_named(tmp_path, updates, network, w
         Trainer(config)
     assert str(caught.value).startswith(f"--initial {tmp_path / 'masked'} does not fit")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_quantized_network_starts_from_a_full_precision_one(tmp_path, updates):
+    teacher = tiny(tmp_path / "float", epochs=1, model=ModelOptions("full_precision", width=4))
+    Trainer(teacher).fit()
+    model = ModelOptions("all_masked", width=4, density=0.25)
+    config = tiny(tmp_path / "quantized", initial=tmp_path / "float", model=model)
+    trainer = Trainer(config)
+    network, trained, stats, _ = load_run(tmp_path / "float")
+    images = [example["image"] for example in trainer._train_images]
+    expected = quantized_start(network, trained, stats, trainer.network, images)
+    chex.assert_trees_all_equal(trainer.state.params, expected)
+    layers = trainer.network.quantized_layers(trainer.state.params)
+    assert float(jnp.mean(layers["down_c1.conv1"].quantized_weight() != 0)) == pytest.approx(0.25)
+
+    with pytest.raises(InputError, match="give --recalibrate 20"):
+        Trainer(dataclasses.replace(config, workdir=tmp_path / "scored", epochs=0))
+    wide = dataclasses.replace(config, model=ModelOptions("all_masked", width=8))
+    with pytest.raises(InputError, match="does not fit this network: width is 4 there and 8 here"):
+        Trainer(dataclasses.replace(wide, workdir=tmp_path / "wide"))
 
 
 def test_divergence_is_bad_input():
