@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from experiments.benchmark.account import account
+from experiments.benchmark.carried.checks import finite
 from experiments.benchmark.config import BenchmarkConfig, TimingOptions
 from experiments.benchmark.groups import Entry, Group
 from experiments.benchmark.job import Job
@@ -225,7 +226,7 @@ def agreement(engine: str, material: Material, logits: NDArray) -> dict[str, Any
 
     Returns:
       Of a packed network the number of logits that are not the same bits, of another the largest
-      difference; of both, how many pixels of the masks differ.
+      difference, None where it is no number; of both, how many pixels of the masks differ.
 
     Raises:
       RuntimeError: where the exported float32 network gives other logits than the model.
@@ -244,7 +245,7 @@ def agreement(engine: str, material: Material, logits: NDArray) -> dict[str, Any
             f"the float32 network differs from the model by {difference:g} where logits reach "
             f"{largest:g}"
         )
-    return {"largest_logit": largest, "largest_difference": difference, **masks}
+    return {"largest_logit": largest, "largest_difference": finite(difference), **masks}
 
 
 def _classes(logits: NDArray) -> NDArray:

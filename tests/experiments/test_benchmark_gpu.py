@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.benchmark.carried import checks, group, images, shifts
+from experiments.benchmark.carried import checks, group, images, nvml, shifts
 from experiments.benchmark.carried.clock import Clock
 from experiments.benchmark.carried.errors import CarriedError
 from experiments.benchmark.carried.folder import Folder
@@ -123,8 +123,12 @@ def test_logits_that_are_wrong_are_told(exported: Path, tmp_path: Path) -> None:
     assert found["largest_difference"] == 0
     logits[1, 0, 0, 0] += 0.02 * found["largest_logit"]
     assert not checks.agreement(float_row, (32, 40), logits, folder)["right"]
-    logits[1, 0, 0, 0] = np.nan
-    assert not checks.agreement(float_row, (32, 40), logits, folder)["right"]
+    for overflown in (np.nan, np.inf):
+        logits[1, 0, 0, 0] = overflown
+        found = checks.agreement(float_row, (32, 40), logits, folder)
+        assert not found["right"]
+        assert found["largest_difference"] is None
+        json.dumps(found, allow_nan=False)  # as results are written
     found = checks.agreement(binary, (32, 40), logits, folder)
     assert found == {"images": 2, "different_images": 2, "right": False}
 
@@ -201,6 +205,7 @@ def test_a_damaged_file_is_refused(exported: Path, tmp_path: Path) -> None:
     [
         (["--folder", "nowhere"], "error: nowhere has no manifest.json"),
         (["--minutes", "0"], "error: --minutes is 0"),
+        (["--minutes", "nan"], "error: --minutes is nan"),
     ],
 )
 def test_run_refuses_in_one_line(
@@ -225,6 +230,36 @@ def test_what_is_carried_needs_nothing_of_ours() -> None:
                 assert name.partition(".")[0] in allowed, (file, name)
                 if name.startswith("experiments"):
                     assert name.startswith("experiments.benchmark.carried"), (file, name)
+
+
+@pytest.mark.parametrize(
+    ("visible", "asked"),
+    [
+        (None, ("nvmlDeviceGetHandleByIndex_v2", 0)),
+        ("2,0", ("nvmlDeviceGetHandleByIndex_v2", 2)),
+        ("GPU-ab-cd", ("nvmlDeviceGetHandleByUUID", b"GPU-ab-cd")),
+    ],
+)
+def test_energy_is_that_of_the_gpu_that_programs_see(
+    visible: str | None, asked: tuple[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[tuple[Any, ...]] = []
+
+    class Library:
+        def __getattr__(self, name: str) -> Callable[..., int]:
+            def function(*arguments: Any) -> int:
+                called.append((name, *arguments[:1]))
+                return 0
+
+            return function
+
+    monkeypatch.setattr(nvml.ctypes, "CDLL", lambda _: Library())
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert nvml.first_gpu() is not None
+    assert called == [("nvmlInit_v2",), asked]
 
 
 def test_without_a_gpu_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Whether a row gives what its network should give."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def agreement(
 
     Returns:
       Of a packed network how many images do not have the same bits; of a float one the largest
-      difference. ``right`` says whether that is as it should be.
+      difference, None where it is no number. ``right`` says whether that is as it should be.
     """
     wanted = folder.manifest["expected"][row["network"]][f"{size[0]}x{size[1]}"]
     if "digests" in wanted:
@@ -37,9 +38,25 @@ def agreement(
     different = int(((compared > 0) != (model > 0)).sum())
     return {
         "largest_logit": largest,
-        "largest_difference": difference,
+        "largest_difference": finite(difference),
         "pixels": int(model[..., 0].size),
         "different_pixels": different,
         # A comparison with a difference that is no number is false.
         "right": bool(difference <= row["tolerance"] * largest),
     }
+
+
+def finite(number: float) -> float | None:
+    """Make a number one that JSON has: float16 overflows, and then differences are none.
+
+    Args:
+      number: any.
+
+    Returns:
+      The number, or None for infinity and what is no number.
+
+    Example:
+      >>> finite(0.5), finite(float("nan"))
+      (0.5, None)
+    """
+    return number if math.isfinite(number) else None

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="*", default=None, help="steps, by the start of their name")
     options = parser.parse_args(arguments)
     try:
-        if options.minutes <= 0:
+        if not options.minutes > 0:
             raise CarriedError(f"--minutes is {options.minutes:g}; give a number above 0")
         measure(options.folder, options.out, 60 * options.minutes, options.only)
     except CarriedError as error:

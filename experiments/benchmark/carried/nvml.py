@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import time
 from typing import Any
 
@@ -10,20 +11,24 @@ _LIBRARY = "libnvidia-ml.so.1"
 
 
 class Nvml:
-    """The first GPU, by the driver's own library; no Python package is needed.
+    """A GPU, by the driver's own library; no Python package is needed.
 
     Args:
-      index: of the GPU.
+      device: its number in the order of the PCI bus, or its UUID.
 
     Raises:
-      OSError: where there is no driver or no GPU.
+      OSError: where there is no driver or no such GPU.
     """
 
-    def __init__(self, index: int = 0) -> None:
+    def __init__(self, device: int | str = 0) -> None:
         self._library = ctypes.CDLL(_LIBRARY)
         self._call("nvmlInit_v2")
         self._device = ctypes.c_void_p()
-        self._call("nvmlDeviceGetHandleByIndex_v2", index, ctypes.byref(self._device))
+        if isinstance(device, int):
+            self._call("nvmlDeviceGetHandleByIndex_v2", device, ctypes.byref(self._device))
+        else:
+            uuid = device.encode()
+            self._call("nvmlDeviceGetHandleByUUID", uuid, ctypes.byref(self._device))
 
     def describe(self) -> dict[str, Any]:
         """Name it.
@@ -108,12 +113,13 @@ class Nvml:
 
 
 def first_gpu() -> Nvml | None:
-    """Find the GPU.
+    """Find the GPU that programs run on.
 
     Returns:
-      The first one, or None where there is none.
+      The first one that ``CUDA_VISIBLE_DEVICES`` lets them see, or None where there is none.
     """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0].strip()
     try:
-        return Nvml()
+        return Nvml(int(visible) if visible.isdecimal() else visible)
     except OSError:
         return None

@@ -35,18 +35,14 @@ class Process:
         environment = os.environ | {
             "PYTHONPATH": path,
             "JAX_PLATFORMS": platform,
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # in which the driver's library numbers GPUs
             # Other processes need memory as well.
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
             "TF_CPP_MIN_LOG_LEVEL": "2",
         }
         with theirs:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "experiments.benchmark.carried.worker",
-                    str(theirs.fileno()),
-                ],
+                [sys.executable, "-m", _WORKER, str(theirs.fileno())],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=self._errors,
