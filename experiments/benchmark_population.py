@@ -17,6 +17,7 @@ import numpy as np
 
 from experiments import command
 from experiments.update_timing import UpdateTiming, random_batch
+from mbu_jax.architecture import LAYER_NAMES
 from mbu_jax.errors import InputError
 from mbu_jax.train.config import LossOptions
 from mbu_jax.train.optimizer import OptimizerOptions, make_optimizer
@@ -111,6 +112,12 @@ def _together(
 ) -> Callable[[], None]:
     if not name.isdecimal() or int(name) < 1:
         raise InputError(f"row {name!r} is unknown; give separate or a number of members")
+    group = int(name) * jax.local_device_count()
+    if config.members % group:
+        raise InputError(
+            f"row {name!r} computes {group} networks at once; members is {config.members}, give a "
+            "multiple of that"
+        )
     population = Population(
         UNetConfig(width=config.width),
         optimizer,
@@ -118,7 +125,7 @@ def _together(
         members_mesh(),
         at_once=int(name),
     )
-    masked = np.arange(12) < np.arange(config.members)[:, None]
+    masked = np.arange(len(LAYER_NAMES)) < np.arange(config.members)[:, None]
     holder = [population.create(config.members, seed=0)]
 
     def update() -> None:

@@ -31,6 +31,7 @@ def test_report_keeps_raw_samples_and_states_ratios(monkeypatch: pytest.MonkeyPa
         (BenchmarkConfig(members=3), "multiple of the 2 devices"),
         (BenchmarkConfig(rows=("nonsense",)), "nonsense"),
         (BenchmarkConfig(rows=("0",)), "'0'"),
+        (BenchmarkConfig(rows=("4",)), "8 networks at once; members is 4"),
     ],
 )
 def test_bad_options_are_named(config: BenchmarkConfig, message: str) -> None:
