@@ -1,1 +1,1 @@
-"""What the GPU engines share: the target that kernels are compiled for, and the calls."""
+"""The convolutions' GPU engines, and what all GPU engines share: the target and the calls."""
