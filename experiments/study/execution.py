@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from experiments.command import make_folder
 from experiments.study.runs import Run
 from experiments.timing import machine
 from mbu_jax.errors import InputError
@@ -30,7 +31,7 @@ def carry_out(runs: Sequence[Run]) -> dict[str, str]:
     what another one is at.
 
     Args:
-      runs: in order, each after the one that it starts from.
+      runs: in order, each after those that it needs.
 
     Returns:
       By name of its directory, why a run could not be finished. The others are.
@@ -45,8 +46,8 @@ def carry_out(runs: Sequence[Run]) -> dict[str, str]:
         bar.set_postfix_str(name)
         if run.finished:
             continue
-        if run.start is not None and not run.start.finished:
-            failed[name] = f"{run.start.directory.path.name}, which it starts from, is not finished"
+        if missing := [needed for needed in run.needs if not needed.finished]:
+            failed[name] = f"{missing[0].directory.path.name}, which it needs, is not finished"
             continue
         with _claimed(run.directory.path) as ours:
             if not ours:
@@ -91,7 +92,7 @@ def _carry_out(run: Run) -> None:
 @contextlib.contextmanager
 def _claimed(directory: Path) -> Iterator[bool]:
     """Whether no other process is at a run; the system ends the claim of one that dies."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(directory.parent, "--runs")
     # Beside the directory, which must be empty for a run to begin in.
     with directory.with_name(directory.name + ".lock").open("w") as file:
         try:

@@ -221,6 +221,10 @@ def test_rows_bring_what_they_start_from() -> None:
         (["--scale", "huge"], "huge"),
         (["--dataset", "moon"], "moon"),
         (["--out", "file/there", "--scale", "smoke"], "file/there cannot be made"),
+        (
+            ["--runs", "file", "--out", "report", "--scale", "smoke"],
+            "file/synthetic-smoke cannot be made (Not a directory); choose another --runs",
+        ),
         (["--out", "other", "--scale", "smoke"], "other/results.json holds no results of a study"),
     ],
 )
