@@ -27,8 +27,9 @@ def run_study(study: Study, options: StudyOptions) -> None:
       InputError: for options, data or folders that cannot be used.
     """
     scale = chosen_scale(options)
-    runs = plan(study.rows(scale), scale, options)
-    wanted = chosen(runs, options.rows)
+    rows = study.rows(scale)
+    planned = plan(rows, scale, options)
+    wanted = chosen(planned, options.rows)
     if options.dry_run:
         print(_listing(wanted))
         return
@@ -41,6 +42,8 @@ def run_study(study: Study, options: StudyOptions) -> None:
     from experiments.study.report import collect
 
     failed = carry_out(wanted)
+    # What others only start from is another study's.
+    runs = [run for run in planned if run.row.name in {row.name for row in rows}]
     latency = measured(_first_finished(runs), scale, earlier and earlier["latency"])
     results = collect(study, scale, options, runs, failed, latency)
     write_json_atomic(folder / RESULTS, results)

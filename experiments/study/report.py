@@ -79,7 +79,7 @@ def collect(
         "command": _command(study, options),
         "machine": machine(),
         "definitions": definitions,
-        "remarks": list(study.remarks),
+        "remarks": [*scale.remarks, *study.remarks],
         "options": base,
         "rows": rows,
         "latency": latency,

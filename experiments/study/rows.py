@@ -21,7 +21,10 @@ class Row:
       name: as ``--rows`` takes it.
       label: as tables and figures show it.
       changes: options by dotted name, and their values.
-      start: name of the row whose run of the same seed gives the initial weights.
+      start: name of the row whose run of the same seed gives the initial weights; by default full
+        precision where the scale starts from it.
+      random: start from random weights at every scale.
+      teacher: name of the row whose run of the same seed is distilled.
       paper: what the paper calls it, where it is in Table 1.
       series: which points of the figure belong together.
       x: where its point lies in the series, in what the figure shows from left to right.
@@ -31,6 +34,8 @@ class Row:
     label: str
     changes: Mapping[str, Any]
     start: str | None = None
+    random: bool = False
+    teacher: str | None = None
     paper: str | None = None
     series: str = ""
     x: float | None = None
@@ -116,6 +121,76 @@ def masked_row(count: int, cost: str = "paper") -> Row:
         return Row(f"mbu{count}", f"MBU-Net, {layers}", changes, paper=paper)
     changes = MappingProxyType({**changes, "model.masking_cost": cost})
     return Row(f"{cost}{count}", f"{layers}, by what the zeros save", changes)
+
+
+def full_precision_row(scale: Scale) -> Row:
+    """The network that others start from.
+
+    Args:
+      scale: of the study.
+
+    Returns:
+      The row.
+    """
+    changes = {**network("full_precision"), **scale.float_options}
+    return Row("full_precision", "Full precision", changes, random=True, paper="Full Precision")
+
+
+def further_row(scale: Scale) -> Row:
+    """Full precision with the effort of the best.
+
+    Args:
+      scale: of the study.
+
+    Returns:
+      The row, which starts from full precision and is trained for as many epochs as `best_row`.
+    """
+    floating = full_precision_row(scale)
+    changes = {**scale.best, **floating.changes}
+    label = f"Full precision, {scale.best_epochs} epochs more"
+    return Row("full_precision_further", label, changes, start=floating.name)
+
+
+def best_row(scale: Scale, bits: int) -> Row:
+    """The network that comes nearest to full precision.
+
+    Args:
+      scale: of the study.
+      bits: of the activations.
+
+    Returns:
+      The row, which starts from full precision and learns from it.
+    """
+    floating = full_precision_row(scale).name
+    changes = {**scale.best, **network("all_masked", activation_bits=bits)}
+    label = f"{bits}-bit activations: best, {scale.best_epochs} epochs"
+    return Row(f"best_{bits}bit", label, changes, start=floating, teacher=floating)
+
+
+def started(rows: Sequence[Row], scale: Scale) -> list[Row]:
+    """Let rows start from what the scale says.
+
+    Args:
+      rows: of a study.
+      scale: its size.
+
+    Returns:
+      The rows, full precision before them where others start from it or learn from it; their
+      changes include those that the start brings.
+    """
+    found = [_started(row, scale) for row in rows]
+    floating = full_precision_row(scale)
+    known = {row.name for row in found}
+    if floating.name not in known and any(floating.name in (r.start, r.teacher) for r in found):
+        found.insert(0, floating)
+    return found
+
+
+def _started(row: Row, scale: Scale) -> Row:
+    if scale.start is None or row.random:
+        return row
+    start = row.start or full_precision_row(scale).name
+    return dataclasses.replace(row, start=start, changes={**scale.start, **row.changes})
 
 
 BINARY = Row("binary", "Binary", network("binary"), paper="Binary")

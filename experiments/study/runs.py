@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.study.options import StudyOptions
-from experiments.study.rows import Row, changed
+from experiments.study.rows import Row, changed, started
 from experiments.study.scales import Scale
 from mbu_jax.errors import InputError
 from mbu_jax.files import to_json
@@ -26,12 +26,12 @@ class Run:
     Attributes:
       row: of the study.
       config: all options; its ``workdir`` is a directory named after them.
-      start: the run that its weights start from.
+      needs: finished runs that it takes: the one that its weights start from, its teacher.
     """
 
     row: Row
     config: TrainConfig
-    start: "Run | None" = None
+    needs: tuple["Run", ...] = ()
 
     @property
     def directory(self) -> RunDirectory:
@@ -69,12 +69,12 @@ def plan(rows: Sequence[Row], scale: Scale, options: StudyOptions) -> list[Run]:
     """List all runs: every row with the first seed, then with the next.
 
     Args:
-      rows: of the study.
+      rows: of the study; see `started` for what else is run.
       scale: its size.
       options: where runs are kept.
 
     Returns:
-      The runs, each after the one that it starts from.
+      The runs, each after those that it needs.
 
     Raises:
       InputError: where a row's options do not fit together.
@@ -83,20 +83,24 @@ def plan(rows: Sequence[Row], scale: Scale, options: StudyOptions) -> list[Run]:
     runs: list[Run] = []
     for seed in range(scale.seeds):
         of_seed: dict[str, Run] = {}
-        for row in rows:
-            start = None if row.start is None else of_seed[row.start]
+        for row in started(rows, scale):
+            needed = {
+                option: of_seed[name]
+                for option, name in (("initial", row.start), ("loss.teacher", row.teacher))
+                if name is not None
+            }
             # Before the changes: without epochs only initial weights make sense.
-            initial = None if start is None else start.directory.path
-            config = changed(scale.config, {"initial": initial, "seed": seed, **row.changes})
+            paths = {option: run.directory.path for option, run in needed.items()}
+            config = changed(scale.config, {**paths, "seed": seed, **row.changes})
             config.model.build()  # checks
-            workdir = folder / _directory_name(config)
-            of_seed[row.name] = Run(row, dataclasses.replace(config, workdir=workdir), start)
+            config = dataclasses.replace(config, workdir=folder / _directory_name(config))
+            of_seed[row.name] = Run(row, config, tuple(needed.values()))
         runs += of_seed.values()
     return runs
 
 
 def chosen(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
-    """Choose the runs of some rows, and what they start from.
+    """Choose the runs of some rows, and those that they need.
 
     Args:
       runs: all of them.
@@ -114,8 +118,8 @@ def chosen(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
             raise InputError(f"rows names {name!r}; choose from {', '.join(known)}")
     wanted = set(names or known)
     for run in reversed(runs):
-        if run.row.name in wanted and run.start is not None:
-            wanted.add(run.start.row.name)
+        if run.row.name in wanted:
+            wanted |= {needed.row.name for needed in run.needs}
     return [run for run in runs if run.row.name in wanted]
 
 
@@ -126,8 +130,8 @@ def described(config: TrainConfig) -> dict[str, Any]:
       config: all options.
 
     Returns:
-      Values by dotted name, as JSON has them. A run that the weights start from is there by the
-      name of its directory, which stands for its options.
+      Values by dotted name, as JSON has them. A run that the weights start from, or a teacher, is
+      there by the name of its directory, which stands for its options.
 
     Example:
       >>> described(TrainConfig())["model.width"]
@@ -141,8 +145,9 @@ def described(config: TrainConfig) -> dict[str, Any]:
             continue
         for name, nested in dataclasses.asdict(value).items():  # pyrefly: ignore[bad-argument-type]
             flat[f"{field.name}.{name}"] = nested
-    if config.initial is not None:
-        flat["initial"] = config.initial.name
+    for option in ("initial", "loss.teacher"):
+        if flat[option] is not None:
+            flat[option] = flat[option].name
     kept = {name: v for name, v in flat.items() if not {name, name.split(".")[0]} & RESUMABLE}
     return json.loads(to_json(kept))
 

@@ -21,6 +21,10 @@ class Scale:
       name: smoke, small or paper.
       config: options of a run before its row changes some.
       seeds: how many of every row.
+      start: options, by dotted name, of networks that start from the full-precision one of their
+        seed; None where all start from random weights.
+      best: options, by dotted name, of the networks trained as well as is known here, which start
+        from full precision and learn from it.
       masked_counts: numbers of masked layers along the paper's priority list.
       float_options: what full precision is trained with instead, by dotted name.
       image_size: height and width of the image that packed networks are timed on.
@@ -30,6 +34,8 @@ class Scale:
     name: str
     config: TrainConfig
     seeds: int = 3
+    start: Mapping[str, Any] | None = None
+    best: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     masked_counts: tuple[int, ...] = (0, 2, 4, 6, 8, 10, 12)
     float_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     image_size: int = 512
@@ -37,8 +43,26 @@ class Scale:
 
     @property
     def tuning_epochs(self) -> int:
-        """Epochs of training that starts from trained weights: half of the others."""
-        return max(1, self.config.epochs // 2)
+        """Epochs of training that starts from trained weights; by default half of the others."""
+        return max(1, self.config.epochs // 2) if self.start is None else self.start["epochs"]
+
+    @property
+    def best_epochs(self) -> int:
+        """Epochs of the networks that are trained as well as is known."""
+        return self.best.get("epochs", self.config.epochs)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of any study's table must know of the training."""
+        config = self.config
+        whole = f"{config.epochs} epochs"
+        if self.start is None:
+            return (f"Every network starts from random weights and is trained for {whole}.",)
+        return (
+            f"Full precision is trained for {whole} from random weights. Every other network "
+            "starts from the full-precision one of its seed and is trained for "
+            f"{self.tuning_epochs} epochs more, unless its row says otherwise.",
+        )
 
 
 _SMOKE = dataclasses.replace(
@@ -54,14 +78,32 @@ _SMOKE = dataclasses.replace(
     optimizer=dataclasses.replace(PRESETS["quick"].optimizer, warmup_steps=0),
 )
 
+# Of weights that are trained already.
+_FURTHER = {
+    "epochs": 8,
+    "optimizer": PRESETS["best"].optimizer,
+    "model.density": PRESETS["best"].model.density,
+}
+
 SCALES = {
     scale.name: scale
     for scale in (
         Scale("smoke", _SMOKE, seeds=1, masked_counts=(0, 6, 12), image_size=32, rounds=3),
-        Scale("small", PRESETS["small"]),
+        Scale(
+            "small",
+            PRESETS["small"],
+            start=_FURTHER,
+            best={**_FURTHER, "epochs": PRESETS["best"].epochs},
+        ),
         Scale(
             "paper",
             PRESETS["paper"],
+            best={
+                **_FURTHER,
+                "epochs": PRESETS["paper"].epochs,
+                "batch_size": 8,
+                "recalibrate": 20,
+            },
             masked_counts=tuple(range(13)),
             # Appendix A.4.1: full precision is trained with RMSprop, the others with Adam.
             float_options={"optimizer.optimizer": "rmsprop"},

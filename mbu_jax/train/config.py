@@ -190,8 +190,9 @@ class TrainConfig:
     """Run directory; by default runs/DATASET-NETWORK. An interrupted run there is resumed."""
 
     initial: Path | None = None
-    """Directory of a run whose best checkpoint the weights start from; --epochs 0 only scores it,
-    as the network that the options describe."""
+    """Directory of a run whose best checkpoint the weights start from: of a full_precision one,
+    which is then quantized, or of a network with the same arrays. --epochs 0 only scores it, as the
+    network that the options describe."""
 
     train_images: int | None = None
     """Use only this many training images, the first ones; by default all."""
@@ -311,7 +312,9 @@ PRESETS: dict[str, TrainConfig] = {
     ),
     "small": _SMALL,
     "best": dataclasses.replace(
-        _SMALL, model=ModelOptions(network="all_masked", activation_bits=2, width=32)
+        _SMALL,
+        model=ModelOptions(network="all_masked", activation_bits=2, width=32, density=0.3),
+        optimizer=dataclasses.replace(_ADAM, learning_rate=2e-3, latent_rate=3.0),
     ),
     "paper": TrainConfig(
         dataset="nuclei",
@@ -333,4 +336,5 @@ PRESETS: dict[str, TrainConfig] = {
     ),
 }
 """Named sets of options: the embedded default, two CPU cores on real data, the quantised network
-that scores best there, and the paper's own."""
+that scores best there when it starts from full precision (``--initial RUN --teacher RUN``), and the
+paper's own."""

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import pytest
 
-from experiments import bits, command, density, levels, pareto, table1
+from experiments import bits, command, density, levels, pareto, recipe, table1
 from experiments.study import execution, program
 from experiments.study.options import StudyOptions
 from experiments.study.rows import Study, changed
@@ -23,7 +23,14 @@ from mbu_jax.train.config import PRESETS, TrainConfig
 from mbu_jax.train.loop import TrainingDiverged
 from tests.experiments.study.stored import store
 
-COMMANDS = {"table1": table1, "bits": bits, "levels": levels, "density": density, "pareto": pareto}
+COMMANDS = {
+    "table1": table1,
+    "recipe": recipe,
+    "bits": bits,
+    "levels": levels,
+    "density": density,
+    "pareto": pareto,
+}
 NAMES = list(COMMANDS)
 
 
@@ -60,16 +67,23 @@ def test_every_run_is_one_change_of_the_recipe(name: str, scale: Any) -> None:
     seeds = {run.config.seed for run in runs}
     assert seeds == set(range(SCALES[scale].seeds))
     assert len(runs) == len(seeds) * len({run.row.name for run in runs})
-    # One directory for each set of options.
-    assert len({run.directory.path for run in runs}) == len(runs)
+    # One directory for each set of options; smoke's best ones are no better than others.
+    shared = 0 if (name, scale) != ("recipe", "smoke") else 4
+    assert len({run.directory.path for run in runs}) == len(runs) - shared
     allowed = {"seed", "model.network", "model.activation_bits", "model.masked_layers",
                "model.masking_cost", "model.layer_precision", "model.ternarizer",
                "model.density", "optimizer.optimizer", "optimizer.latent_l1",
                "initial", "epochs"}  # fmt: skip
+    steps = {"model.activation_gradient", "data.augment", "ema_decay", "recalibrate"}
+    brought = {"optimizer.learning_rate", "optimizer.latent_rate", "optimizer.schedule",
+               "optimizer.weight_decay", "optimizer.warmup_steps", "loss.teacher",
+               "batch_size", "recalibrate"}  # fmt: skip
     there = described(base)
     for run in runs:
         here = described(run.config)
-        assert {option for option in here if here[option] != there[option]} <= allowed
+        options = {option for option in here if here[option] != there[option]}
+        options -= brought if run.needs else set()
+        assert options <= (allowed | steps if name == "recipe" else allowed)
         assert run.config.keep_checkpoints == 1
         assert run.row.label
 
@@ -90,17 +104,18 @@ def test_rows_of_table_1() -> None:
     runs = {run.row.name: run for run in planned("table1", seeds=1, runs=Path("there"))}
     precisions = {name: set(run.config.model.build().precisions) for name, run in runs.items()}
     assert precisions == {
-        "full_precision": {"float32"},
+        **{name: {"float32"} for name in ("full_precision", "full_precision_further")},
         **{name: {name} for name in ("int8", "int4", "binary", "ttq")},
         "mbu6": {"masked", "binary"},
-        **{n: {"masked"} for n in ("all_masked", "kept_10", "twn", "pruned", "pruned_tuned")},
+        **{n: {"masked"} for n in ("all_masked", "kept_10", "twn", "pruned", "pruned_tuned",
+                                   "best_1bit", "best_2bit")},
     }  # fmt: skip
     assert masked_layers(runs["mbu6"]) == set(mask_cheapest(unet_layers(), 6))
     ternarizers = {name: run.config.model.ternarizer for name, run in runs.items()}
     assert (ternarizers["twn"], ternarizers["ttq"]) == ("twn", "max")
-    for name, epochs in (("pruned", 0), ("pruned_tuned", 14)):
+    for name, epochs in (("pruned", 0), ("pruned_tuned", 8)):
         run, kept = runs[name], runs["kept_10"]
-        assert run.start is runs["binary"]
+        assert run.needs == (runs["binary"],)
         assert run.config.initial == runs["binary"].directory.path
         assert run.config.epochs == epochs
         assert run.config.model == kept.config.model
@@ -111,14 +126,78 @@ def test_rows_of_table_1() -> None:
         run.row.name: run.config.optimizer.optimizer
         for run in planned("table1", scale="paper", seeds=1)
     }
-    assert rules.pop("full_precision") == "rmsprop"
+    assert rules.pop("full_precision") == rules.pop("full_precision_further") == "rmsprop"
     assert set(rules.values()) == {"adam"}
+
+
+def test_networks_start_from_full_precision_where_the_scale_says_so() -> None:
+    runs = planned("levels", seeds=2)
+    assert len(runs) == 2 * (6 + 1)
+    for seed in range(2):
+        first, *others = runs[7 * seed : 7 * seed + 7]
+        assert first.row.name == "full_precision"
+        assert (first.needs, first.config.initial, first.config.epochs) == ((), None, 28)
+        for run in others:
+            assert run.needs == (first,)
+            assert run.config.initial == first.directory.path
+            assert (run.config.epochs, run.config.seed) == (8, seed)
+            assert run.config.optimizer == PRESETS["best"].optimizer
+            assert run.config.model.density == 0.3
+    for scale in ("smoke", "paper"):
+        runs = planned("levels", scale=scale, seeds=1)
+        assert len(runs) == 6
+        assert {(run.needs, run.config.initial) for run in runs} == {((), None)}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_best_start_from_full_precision_and_learn_from_it(scale: Any) -> None:
+    runs = {run.row.name: run for run in planned("table1", scale=scale, seeds=1)}
+    floating, further = runs["full_precision"], runs["full_precision_further"]
+    for bits_of_activations in (1, 2):
+        best = runs[f"best_{bits_of_activations}bit"]
+        assert best.needs == (floating, floating)
+        assert best.config.initial == best.config.loss.teacher == floating.directory.path
+        assert best.config.model.activation_bits == bits_of_activations
+        assert best.config.epochs == further.config.epochs
+    assert further.needs == (floating,)
+    if scale == "small":
+        best = runs["best_2bit"].config
+        preset = dataclasses.replace(PRESETS["best"], initial=best.initial, loss=best.loss)
+        assert described(best) == described(preset)
+        assert described(planned("table1", seeds=1)[0].config) == described(
+            changed(PRESETS["small"], {"model.network": "full_precision"})
+        )
+
+
+def test_steps_of_the_recipe_change_one_thing() -> None:
+    runs = {run.row.name: run for run in planned("recipe", seeds=1)}
+    for bits_of_activations in ("1bit", "2bit"):
+        start = described(runs[f"start_{bits_of_activations}"].config)
+        for name in (*recipe._STEPS, "taught"):
+            step = described(runs[f"{name}_{bits_of_activations}"].config)
+            different = {option for option in step if step[option] != start[option]}
+            assert len(different) == (name != "start"), name
+        random = runs[f"random_{bits_of_activations}"]
+        assert random.needs == ()
+        assert random.config.epochs == 28 + 8
+
+
+def test_what_others_only_start_from_is_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainings: "Trainings"
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("experiments.study.latency.measured", lambda *_: None)
+    assert run_command(monkeypatch, "levels", "--rows", "binary", "--seeds", "1") == 0
+    assert trainings.done == ["full_precision-0", "binary-0"]
+    results = json.loads(Path("results/levels/small/results.json").read_text())
+    assert "full_precision" not in results["rows"]
+    assert "starts from the full-precision one of its seed" in results["remarks"][0]
 
 
 def test_groups_of_layers_are_all_layers_once() -> None:
     assert sorted(sum(bits.GROUPS.values(), ())) == sorted(LAYER_NAMES)
     assert bits.GROUPS["decoder"] == ("up_c1", "up_c2", "up_c3", "up_c4")
-    for run in planned("bits", seeds=1):
+    for run in planned("bits", scale="smoke", seeds=1):
         precisions = dict(zip(LAYER_NAMES, run.config.model.build().precisions, strict=True))
         group, _, precision = run.row.name.rpartition("_")
         changed_layers = {name for name, p in precisions.items() if p != "binary"}
@@ -129,13 +208,13 @@ def test_groups_of_layers_are_all_layers_once() -> None:
 def test_levels_are_all_pairs() -> None:
     pairs = [
         (run.config.model.activation_bits, *set(run.config.model.build().precisions))
-        for run in planned("levels", seeds=1)
+        for run in planned("levels", scale="smoke", seeds=1)
     ]
     assert pairs == [(b, weights) for b in (1, 2) for weights in ("binary", "masked", "pow2")]
 
 
 def test_densities_are_set_in_three_ways() -> None:
-    runs = planned("density", seeds=1)
+    runs = planned("density", scale="paper", seeds=1)
     by_series: dict[str, list[Run]] = {}
     for run in runs:
         by_series.setdefault(run.row.series, []).append(run)
@@ -156,6 +235,8 @@ def test_layers_are_masked_along_both_lists(width: int) -> None:
     runs = planned("pareto", scale={32: "small", 64: "paper"}[width], seeds=1)
     layers = unet_layers(width)
     for run in runs:
+        if run.row.name == "full_precision":
+            continue
         count = int(run.row.x or 0)
         cost = {"cost": nonzero_cost} if run.row.series == "nonzeros" else {}
         assert masked_layers(run) == set(mask_cheapest(layers, count, **cost))
@@ -189,7 +270,7 @@ def test_directories_follow_from_what_changes_the_training() -> None:
     ):
         assert planned("table1", **same)[0].directory.path.name == name
     assert planned("table1", dataset="isic")[0].directory.path.name != name
-    pruned = {str(planned("table1", runs=Path(at))[9].directory.path.name) for at in "ab"}
+    pruned = {str(planned("table1", runs=Path(at))[10].directory.path.name) for at in "ab"}
     assert len(pruned) == 1  # though the path that it starts from is another
 
 
@@ -208,14 +289,17 @@ def test_described_options_are_what_changes_the_training() -> None:
 def test_rows_bring_what_they_start_from() -> None:
     runs = planned("table1", seeds=2)
     names = [run.row.name for run in chosen(runs, ["ttq", "pruned_tuned"])]
-    assert names == ["binary", "ttq", "pruned_tuned"] * 2
+    assert names == ["full_precision", "binary", "ttq", "pruned_tuned"] * 2
     assert chosen(runs, []) == runs
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--rows", "resnet"], "rows names 'resnet'; choose from full_precision, int8"),
+        (
+            ["--rows", "resnet"],
+            "rows names 'resnet'; choose from full_precision, full_precision_further",
+        ),
         (["--seeds", "0"], "seeds is 0; give a number of at least 1"),
         (["--rounds", "0"], "rounds is 0"),
         (["--scale", "huge"], "huge"),
@@ -255,15 +339,16 @@ def test_a_dry_run_lists_and_leaves_nothing(
     assert run_command(monkeypatch, "table1", "--dry-run", "--rows", "pruned", "--seeds", "2") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:3] for line in lines[:-1]] == [
-        [name, "seed", seed] for seed in "01" for name in ("binary", "pruned")
+        [name, "seed", seed] for seed in "01" for name in ("full_precision", "binary", "pruned")
     ]
     assert all("to do" in line for line in lines[:-1])
-    assert lines[-1] == "0 of 4 runs are finished"
+    assert lines[-1] == "0 of 6 runs are finished"
     assert list(tmp_path.iterdir()) == []
 
-    binary, *_ = chosen(planned("table1"), ["binary"])
+    floating, binary, *_ = chosen(planned("table1"), ["binary"])
+    store(floating)
     store(binary)
-    tuned = chosen(planned("table1"), ["pruned_tuned"])[1]
+    tuned = chosen(planned("table1"), ["pruned_tuned"])[2]
     tuned.directory.path.mkdir()
     tuned.directory.config.write_text("{}")
     line = {"step": 57, "epoch": 1, "kind": "train", "images_per_second": 3.0}
@@ -272,8 +357,9 @@ def test_a_dry_run_lists_and_leaves_nothing(
     assert run_command(monkeypatch, "table1", *arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "finished" in lines[0]
-    assert "1 of 14 epochs done" in lines[1]
-    assert lines[-1] == "1 of 4 runs are finished"
+    assert "finished" in lines[1]
+    assert "1 of 8 epochs done" in lines[2]
+    assert lines[-1] == "2 of 6 runs are finished"
 
 
 class Trainings:
@@ -345,7 +431,7 @@ def test_a_run_that_diverges_is_told_and_the_others_go_on(
     assert trainings.done == ["binary-0", "twn-0"]
     rows = json.loads(Path("results/table1/smoke/results.json").read_text())["rows"]
     assert rows["binary"]["runs"][0]["failed"] == "the loss of update 3 is not finite"
-    assert "which it starts from, is not finished" in rows["pruned"]["runs"][0]["failed"]
+    assert "which it needs, is not finished" in rows["pruned"]["runs"][0]["failed"]
     assert (
         "Binary, seed 0: the loss of update 3" in Path("results/table1/smoke/table.md").read_text()
     )

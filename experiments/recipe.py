@@ -1,0 +1,143 @@
+"""What closes the gap to full precision, step by step: python -m experiments.recipe.
+
+All layers are masked, activations have one bit or two.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import command
+from experiments.study import figures
+from experiments.study.options import StudyOptions
+from experiments.study.program import run_study
+from experiments.study.rows import Row, Study, best_row, full_precision_row, further_row, network
+from experiments.study.scales import Scale
+from mbu_jax.data.augment import AugmentOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(StudyOptions):
+    """Train masked networks with one step of the recipe changed at a time; compare them."""
+
+
+_STEPS: dict[str, tuple[str, dict[str, Any]]] = {
+    "start": ("from full precision", {}),
+    "sparse": ("10 % non-zero at the start", {"model.density": 0.1}),
+    "dense": ("50 % non-zero at the start", {"model.density": 0.5}),
+    "slow": ("half the step size", {"optimizer.learning_rate": 1e-3}),
+    "fast": ("twice the step size", {"optimizer.learning_rate": 4e-3}),
+    "approx": ("Bi-Real Net's gradient", {"model.activation_gradient": "approx_sign"}),
+    "average": ("moving average of the weights", {"recalibrate": 20, "ema_decay": 0.99}),
+    "plain": (
+        "less variation of scale and colour",
+        {"data.augment": AugmentOptions(scale=(1.0, 1.0), jitter=0.2, colour=0.1)},
+    ),
+}
+
+
+def rows(scale: Scale) -> list[Row]:
+    """List the networks.
+
+    Args:
+      scale: of the study.
+
+    Returns:
+      Full precision; for one- and two-bit activations random weights, the steps, and the best.
+    """
+    found = [full_precision_row(scale), further_row(scale)]
+    floating = found[0].name
+    for bits in (1, 2):
+        base = network("all_masked", activation_bits=bits)
+        tuned = {**scale.best, "epochs": scale.tuning_epochs, **base}
+        series = f"{bits}-bit activations"
+        whole = scale.config.epochs + scale.tuning_epochs
+        found.append(
+            Row(
+                f"random_{bits}bit",
+                f"{series}: random weights, {whole} epochs",
+                {**base, "epochs": whole},
+                random=True,
+                series=series,
+            )
+        )
+        for name, (label, changes) in _STEPS.items():
+            found.append(
+                Row(
+                    f"{name}_{bits}bit",
+                    f"{series}: {label}",
+                    {**tuned, **changes},
+                    start=floating,
+                    series=series,
+                )
+            )
+        found.append(
+            Row(
+                f"taught_{bits}bit",
+                f"{series}: full precision is its teacher",
+                tuned,
+                start=floating,
+                teacher=floating,
+                series=series,
+            )
+        )
+        found.append(dataclasses.replace(best_row(scale, bits), series=series))
+    return found
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Draw Dice of every row, each seed a dot, with full precision as a line.
+
+    Args:
+      results: of the study.
+      path: PNG file.
+    """
+    groups = figures.series(results)
+    floating = groups.pop("", {})
+    longest = max(len(group) for group in groups.values())
+    made, panels = figures.figure(len(groups), height=1.6 + 0.33 * longest, width=5.4)
+    for axes, (series, group) in zip(panels, groups.items(), strict=True):
+        for place, row in enumerate(group.values()):
+            values = figures.scores(row, "dice")
+            axes.plot(values, [place] * len(values), "o", color=figures.COLOURS[0], alpha=0.6)
+            axes.plot(np.mean(values), place, "|", color="black", markersize=14)
+        for row, style in zip(floating.values(), ("-", "--"), strict=False):
+            mean = float(np.mean(figures.scores(row, "dice")))
+            axes.axvline(mean, color=figures.COLOURS[1], linestyle=style, label=row["label"])
+        labels = [row["label"].partition(": ")[2] for row in group.values()]
+        axes.set_yticks(range(len(group)), labels)
+        axes.invert_yaxis()
+        axes.set_title(series)
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_axisbelow(True)
+        axes.set_xlabel("Dice; dots: seeds, bar: their mean")
+    figures.save(made, results, path)
+
+
+STUDY = Study(
+    name="recipe",
+    title="What closes the gap to full precision",
+    rows=rows,
+    draw=draw,
+    remarks=(
+        "Every step changes one thing of the row that only starts from full precision.",
+        "Starting means: its ReLUs become the nearest quantizers, its largest weights stay.",
+        "The best starts from full precision, learns from it too, and is trained for longer; so is "
+        "the second row of full precision.",
+    ),
+)
+
+
+def main() -> None:
+    """Parse the command line and carry the study out."""
+    run_study(STUDY, command.parse(Options, {"default": Options()}))
+
+
+if __name__ == "__main__":
+    command.run(main)
