@@ -28,7 +28,7 @@ from mbu_jax.train.step import data_mesh
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Score a run's network on its own validation images, or on other data of the same layout."""
+    """Score a run's network on its own validation images, or on other data."""
 
     run: Path = Path("runs/synthetic-mbu")
     """Run directory that training left."""
@@ -41,7 +41,10 @@ class EvaluateConfig:
     every layer with the checkpoint's."""
 
     data_dir: Path | None = None
-    """Other data of the same layout; by default what the run was trained on."""
+    """Other data; by default what the run was trained on."""
+
+    dataset: Literal["nuclei", "carvana", "isic", "folder"] | None = None
+    """Layout of --data-dir, folder being images/ and masks/; by default that of the run's own."""
 
     split: Literal["train", "validation", "all"] = "validation"
     """Which images; all suits data that the run never saw."""
@@ -66,11 +69,14 @@ def main() -> None:
     config = read_config(options.run)
     network, params, stats, step = load_run(options.run, options.checkpoint)
     own = options.data_dir is None
+    if own and options.dataset is not None:
+        raise InputError("--dataset tells the layout of --data-dir; give both, or neither")
     source = open_source(
-        config["dataset"],
+        options.dataset or config["dataset"],
         options.split,
         data_dir=config["data_dir"] if own else options.data_dir,
         prepared_dir=config["prepared_dir"],
+        classes=network.config.classes,
     )
     size = options.image_size or config["data"]["image_size"]
     images = PreparedImages(source, None if size is None else (size[0], size[1]))

@@ -78,7 +78,7 @@ class PredictConfig:
     inputs: tyro.conf.Positional[
         Annotated[tuple[str, ...], tyro.conf.arg(metavar="IN [IN ...]")]
     ] = ()
-    """Images (PNG, JPEG, GIF, TIFF), videos (with PyAV), folders, or patterns in quotes."""
+    """Images (PNG, JPEG, GIF, TIFF, BMP), videos (with PyAV), folders, or patterns in quotes."""
 
     model: Path = Path("runs/synthetic-mbu/model.safetensors")
     """Packed network, or the run directory that holds it."""
@@ -131,11 +131,6 @@ class Predictor:
     def __init__(
         self, params: PackedUNet, options: PredictConfig, image_size: tuple[int, int] | None
     ) -> None:
-        if params.config.in_channels not in (1, 3):
-            raise InputError(
-                f"{options.model} takes images of {params.config.in_channels} channels, picture "
-                "files have 1 or 3; call mbu_jax.predict with arrays"
-            )
         self.options = options
         self.failures: dict[Path, str] = {}
         self.written = self.skipped = 0
@@ -184,7 +179,7 @@ class Predictor:
                     bar.total = None if frames.count is None else bar.total + frames.count - 1
                 for base, image in self._wanted(item, frames):
                     self._jobs.append(_Job(item, base, image))
-                    yield self._prepared(image)
+                    yield network_input(image, self._size, self._params.config.in_channels)
             except InputError as error:
                 self._fail(item, error)
                 bar.update()
@@ -200,19 +195,9 @@ class Predictor:
             else:
                 self.skipped += 1
 
-    def _prepared(self, image: np.ndarray) -> np.ndarray:
-        if self._size is not None:
-            image = scale_image(image, self._size)
-        if self._params.config.in_channels == 1:
-            image = np.asarray(Image.fromarray(image).convert("L"))[..., None]
-        return image
-
     def _write(self, job: _Job, logits: np.ndarray) -> None:
-        size = job.image.shape[:2]
-        if logits.shape[:2] != size:
-            logits = _resized(logits, size)
-        mask = logits_to_mask(logits)
-        contents, labels = {_MASK: _mask_png(mask)}, None
+        mask = mask_of_size(logits, job.image.shape[:2])
+        contents, labels = {_MASK: _png(mask_picture(mask))}, None
         if self.options.objects.instances:
             labels = self._label(mask)
             if labels.dtype != np.uint16:
@@ -241,6 +226,65 @@ class Predictor:
 
     def _fail(self, item: Item, error: InputError) -> None:
         self.failures[item.source] = " ".join(str(error).split())
+
+
+def load_for_pictures(model: Path) -> PackedUNet:
+    """Load a packed network that takes what picture files hold.
+
+    Args:
+      model: the file.
+
+    Returns:
+      The network.
+
+    Raises:
+      InputError: if it cannot be read, or takes images of other than 1 or 3 channels.
+    """
+    params = load_packed(model)
+    if params.config.in_channels not in (1, 3):
+        raise InputError(
+            f"{model} takes images of {params.config.in_channels} channels, picture files have 1 "
+            "or 3; call mbu_jax.predict with arrays"
+        )
+    return params
+
+
+def network_input(image: np.ndarray, size: tuple[int, int] | None, channels: int) -> np.ndarray:
+    """Make of a picture what a network is to see.
+
+    Args:
+      image: uint8 [H, W, 3].
+      size: height and width for the network, or None for the picture's own.
+      channels: 3, or 1 for grey.
+
+    Returns:
+      uint8 [h, w, channels].
+    """
+    if size is not None:
+        image = scale_image(image, size)
+    if channels == 1:
+        image = np.asarray(Image.fromarray(image).convert("L"))[..., None]
+    return image
+
+
+def mask_of_size(logits: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Choose classes at a picture's own size: scaling logits, not masks, keeps outlines smooth.
+
+    Args:
+      logits: float32 [h, w, classes].
+      size: (H, W) of the picture.
+
+    Returns:
+      uint8 [H, W] class indices.
+    """
+    if logits.shape[:2] != size:
+        height, width = size
+        planes = [
+            Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR)
+            for plane in np.moveaxis(logits, -1, 0)
+        ]
+        logits = np.stack([np.asarray(plane) for plane in planes], axis=-1)
+    return logits_to_mask(logits)
 
 
 def find_items(inputs: Sequence[str], out: Path) -> list[Item]:
@@ -301,7 +345,7 @@ def _files(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
     files = sorted(p for p in candidates if p.suffix.lower() in kinds and p.is_file())
     files = [p for p in files if not _is_result(p, out)]
     if not files:
-        raise InputError(f"{text} holds no picture or video (PNG, JPEG, GIF, TIFF, MP4 …)")
+        raise InputError(f"{text} holds no picture or video (PNG, JPEG, GIF, TIFF, BMP, MP4 …)")
     for file in files:
         yield file, file.relative_to(root).with_suffix("")
 
@@ -319,21 +363,19 @@ def _with(base: Path, suffix: str) -> Path:
     return base.parent / (base.name + suffix)
 
 
-def _resized(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Logits at another size: scaling these, not the mask, keeps outlines smooth."""
-    planes = [
-        Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR)
-        for plane in np.moveaxis(logits, -1, 0)
-    ]
-    return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+def mask_picture(mask: np.ndarray) -> Image.Image:
+    """Put class numbers under a palette: numbers to a program, colours to the eye.
 
+    Args:
+      mask: uint8 [H, W] class indices.
 
-def _mask_png(mask: np.ndarray) -> bytes:
-    """Class numbers under a palette: numbers to a program, colours to the eye."""
+    Returns:
+      A picture with a palette.
+    """
     picture = Image.fromarray(mask)
     further = CLASS_COLOURS[1 + np.arange(255) % (len(CLASS_COLOURS) - 1)]
     picture.putpalette(np.concatenate([CLASS_COLOURS[:1], further]).tobytes())
-    return _png(picture)
+    return picture
 
 
 def _png(picture: Image.Image) -> bytes:
@@ -342,14 +384,26 @@ def _png(picture: Image.Image) -> bytes:
     return content.getvalue()
 
 
+def trained_size(model: Path) -> tuple[int, int] | None:
+    """Read from a run to what size its images were scaled.
+
+    Args:
+      model: packed network in the run's directory.
+
+    Returns:
+      Height and width, or None where images kept their size or no run is there.
+    """
+    if not (model.parent / "config.json").is_file():
+        return None
+    data = read_config(model.parent).get("data")
+    return data.get("image_size") if isinstance(data, dict) else None
+
+
 def _image_size(options: PredictConfig, model: Path) -> tuple[int, int] | None:
     """The size that the network sees: as asked for, or as its run was trained."""
     if options.image_size == "own":
         return None
-    size = options.image_size
-    if size is None and (model.parent / "config.json").is_file():
-        data = read_config(model.parent).get("data")
-        size = data.get("image_size") if isinstance(data, dict) else None
+    size = options.image_size or trained_size(model)
     if size is None:
         return None
     height, width = size
@@ -365,7 +419,7 @@ def main() -> None:
     if options.out.exists() and not options.out.is_dir():
         raise InputError(f"{options.out} is a file; choose a folder for --out")
     model = options.model / "model.safetensors" if options.model.is_dir() else options.model
-    predictor = Predictor(load_packed(model), options, _image_size(options, model))
+    predictor = Predictor(load_for_pictures(model), options, _image_size(options, model))
     predictor.run(items)
     parts = [f"{predictor.written} segmented"]
     if predictor.skipped:

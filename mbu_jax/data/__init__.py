@@ -3,7 +3,7 @@
 from mbu_jax.data.augment import AugmentOptions
 from mbu_jax.data.example import Example
 from mbu_jax.data.pipeline import PipelineOptions, epoch_length, eval_batches, train_batches
-from mbu_jax.data.sources import DATASETS, Source, open_source
+from mbu_jax.data.sources import DATASETS, Dataset, Source, open_source
 from mbu_jax.data.splits import SPLITS, VALIDATION_FRACTION, split_of
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "SPLITS",
     "VALIDATION_FRACTION",
     "AugmentOptions",
+    "Dataset",
     "Example",
     "PipelineOptions",
     "Source",

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from mbu_jax.data.archives import Entry, fingerprint
 from mbu_jax.data.example import Example
-from mbu_jax.data.splits import SPLITS, split_of
+from mbu_jax.data.splits import SPLITS, Split, split_of
 from mbu_jax.errors import InputError
 
 # TFDS keeps a whole shard in memory while it counts what it wrote.
@@ -108,6 +108,41 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """
         return example_id
 
+    @classmethod
+    def split_records(cls, records: Sequence[Record]) -> dict[Split, list[Record]]:
+        """Parts records into training and validation.
+
+        Args:
+          records: all of them, in order.
+
+        Returns:
+          the records of each split, in their order.
+        """
+        return {s: [r for r in records if split_of(cls.split_key(r.id)) == s] for s in SPLITS}
+
+    def check_example(self, record: Record, example: Example, split: Split) -> None:
+        """Looks at an example that is about to be stored, for what concerns several of them.
+
+        Args:
+          record: its files.
+          example: of ``read``.
+          split: where it belongs.
+
+        Raises:
+          InputError: it does not go with the ones before.
+        """
+
+    def facts(self) -> dict[str, Any]:
+        """States what all examples together have shown, once every one was checked.
+
+        Returns:
+          entries of the prepared dataset's metadata.
+
+        Raises:
+          InputError: the examples make no dataset.
+        """
+        return {}
+
     def _info(self) -> tfds.core.DatasetInfo:
         grey = (None, None, 1)
         features: dict[str, tfds.features.FeatureConnector] = {
@@ -133,35 +168,32 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         with tqdm(desc=f"preparing {self.name}", unit="image", total=len(self._records)) as bar:
             self._bar = bar
             super()._download_and_prepare(dl_manager, download_config)
+        self.info.metadata.update(self.facts())
         # For PreparedSource: TFDS itself would meet a lost or cut file in the middle of training.
         shards = Path(self.data_dir).glob("*.array_record*")
         self.info.metadata["bytes"] = {shard.name: shard.stat().st_size for shard in shards}
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[[], Any]]]:
-        by_split = {
-            split: [r for r in self._records if split_of(self.split_key(r.id)) == split]
-            for split in SPLITS
-        }
+        by_split = self.split_records(self._records)
         self.info.metadata["ids"] = {s: [r.id for r in by_split[s]] for s in SPLITS}
         return {
             split: [
-                functools.partial(self._generate, shard)
+                functools.partial(self._generate, shard, split)
                 for shard in itertools.batched(records, _SHARD_EXAMPLES)
             ]
             for split, records in by_split.items()
             if records
         }
 
-    def _generate(self, records: Sequence[Record]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _generate(
+        self, records: Sequence[Record], split: Split
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         for record in records:
-            yield record.id, self._read_as_png(record)
+            example = self.read(record)
+            self.check_example(record, example, split)
+            arrays = {k: _to_png(v) for k, v in example.items() if isinstance(v, np.ndarray)}
+            yield record.id, {"id": record.id, **arrays}
             self._bar.update()
-
-    @classmethod
-    def _read_as_png(cls, record: Record) -> dict[str, Any]:
-        example = cls.read(record)
-        arrays = {k: _to_png(v) for k, v in example.items() if isinstance(v, np.ndarray)}
-        return {"id": record.id, **arrays}
 
     def _log_download_bytes(self) -> None:
         """Says nothing: TFDS prints to stdout here."""

@@ -23,16 +23,17 @@ from PIL import (
 from mbu_jax.data.reading import (
     DECODING_ERRORS,
     check_size,
+    decode,
     read_image,
     to_8_bits,
     without_alpha,
 )
 from mbu_jax.errors import InputError
 
-PICTURE_SUFFIXES = frozenset((".png", ".apng", ".jpg", ".jpeg", ".gif", ".tif", ".tiff"))
+PICTURE_SUFFIXES = frozenset((".png", ".apng", ".jpg", ".jpeg", ".gif", ".tif", ".tiff", ".bmp"))
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"))
 
-_PNG, _GIF, _JPEG = b"\x89PNG\r\n\x1a\n", b"GIF8", b"\xff\xd8\xff"
+_PNG, _GIF, _JPEG, _BMP = b"\x89PNG\r\n\x1a\n", b"GIF8", b"\xff\xd8\xff", b"BM"
 _TIFF = (b"II*\0", b"MM\0*")
 _BITS_PER_SAMPLE = 258  # TIFF tag
 
@@ -63,7 +64,7 @@ class Frames:
 
 
 def read_frames(path: Path) -> Frames:
-    """Open a PNG, JPEG, GIF, TIFF or video file as 8-bit RGB frames.
+    """Open a PNG, JPEG, GIF, TIFF, BMP or video file as 8-bit RGB frames.
 
     Colours and 16-bit grey are converted as by `mbu_jax.data.reading.read_image`, all frames of a
     stack with the same scale. A photograph is turned as its EXIF orientation says and as viewers
@@ -89,11 +90,27 @@ def read_frames(path: Path) -> Frames:
     try:
         with path.open("rb") as file:
             start = file.read(8)
-            if not start.startswith((_PNG, _GIF, _JPEG, *_TIFF)):
+            if not start.startswith((_PNG, _GIF, _JPEG, _BMP, *_TIFF)):
                 return _video(path)
             data = start + file.read()
     except OSError as error:
         raise InputError(f"{name} cannot be read ({error.strerror}); check the path") from error
+    return decode_frames(data, name)
+
+
+def decode_frames(data: bytes, name: str) -> Frames:
+    """Decode a picture file that has been read, as `read_frames` does.
+
+    Args:
+      data: the bytes of a PNG, JPEG, GIF, TIFF or BMP file.
+      name: how an error calls the file.
+
+    Returns:
+      Its frames, one for a still picture.
+
+    Raises:
+      InputError: the bytes are damaged, or of another kind.
+    """
     # Errors of one frame are named, and the plugins are called directly, as in `read_image`.
     if data.startswith(_TIFF):
         return _tiff(data, name)
@@ -101,6 +118,8 @@ def read_frames(path: Path) -> Frames:
     if data.startswith(_JPEG):
         picture = _open(JpegImagePlugin.JpegImageFile, data, name)
         return Frames(1, iter([_upright(still, picture)]))
+    if data.startswith(_BMP):
+        return Frames(1, iter([still]))
     plugin = GifImagePlugin.GifImageFile if data.startswith(_GIF) else PngImagePlugin.PngImageFile
     picture = _open(plugin, data, name)
     count = _decoded(lambda: picture.n_frames, name)
@@ -110,10 +129,53 @@ def read_frames(path: Path) -> Frames:
     return Frames(count, (_upright(_rgb(page), page) for page in pages))
 
 
-def _tiff(data: bytes, name: str) -> Frames:
+def decode_labels(data: bytes, name: str) -> Image.Image:
+    """Decode the one picture of a file as it is stored, for its numbers rather than its colours.
+
+    Args:
+      data: the bytes of a PNG, GIF, TIFF or BMP file.
+      name: how an error calls the file.
+
+    Returns:
+      The decoded picture, of any mode, at most `mbu_jax.data.reading.MAX_PIXELS` pixels.
+
+    Raises:
+      InputError: the bytes are damaged, of another kind, a JPEG, or more than one picture.
+    """
+    if data.startswith(_JPEG):
+        raise InputError(f"{name} is a JPEG, which changes the numbers in a mask; save it as PNG")
+    if not data.startswith(_TIFF):
+        picture = decode(data, name)
+        pages = _decoded(lambda: getattr(picture, "n_frames", 1), name)
+        check_one_page(pages, name)
+        return picture
+    stack, pages = _open_tiff(data, name)
+    check_one_page(pages, name)
+    return _page(stack, 0, name)
+
+
+def check_one_page(pages: int | None, name: str) -> None:
+    """Refuse an animation or a stack where one picture is wanted.
+
+    Args:
+      pages: how many the file has.
+      name: how an error calls the file.
+
+    Raises:
+      InputError: unless it has one.
+    """
+    if pages != 1:
+        raise InputError(f"{name} holds {pages} pictures; save each as a file of its own")
+
+
+def _open_tiff(data: bytes, name: str) -> tuple[TiffImagePlugin.TiffImageFile, int]:
     # Pillow turns pages of this format upright itself, as it loads them.
     picture = _open(TiffImagePlugin.TiffImageFile, data, name)
-    count = _decoded(lambda: picture.n_frames, name)
+    return picture, _decoded(lambda: picture.n_frames, name)
+
+
+def _tiff(data: bytes, name: str) -> Frames:
+    picture, count = _open_tiff(data, name)
     for index in range(count):
         _decoded(lambda index=index: picture.seek(index), name)
         check_size(picture.width, picture.height, name)
@@ -139,7 +201,9 @@ def _tiff(data: bytes, name: str) -> Frames:
 
 def _video(path: Path) -> Frames:
     if path.suffix.lower() not in VIDEO_SUFFIXES:
-        raise InputError(f"{path} is not a PNG, JPEG, GIF, TIFF or video file; convert it to PNG")
+        raise InputError(
+            f"{path} is not a PNG, JPEG, GIF, TIFF, BMP or video file; convert it to PNG"
+        )
     try:
         av: Any = importlib.import_module("av")
     except ModuleNotFoundError:

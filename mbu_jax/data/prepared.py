@@ -24,9 +24,16 @@ class PreparedSource:
       directory: the folder that ``prepare`` returned.
       split: ``"train"``, ``"validation"``, or ``"all"`` for both, merged in the order of ids.
 
+    Attributes:
+      ids: the examples' ids in order.
+      metadata: what was found when the dataset was prepared.
+      classes: what masks tell apart: 1 for objects on a background, else the number of classes.
+
     Raises:
       InputError: the folder is damaged, or the split is empty.
     """
+
+    classes = 1
 
     def __init__(self, directory: Path, split: str) -> None:
         self._directory = directory
@@ -50,12 +57,18 @@ class PreparedSource:
         if not where:
             raise InputError(
                 f"the {split} split is empty: only {sum(map(len, ids.values()))} images;"
-                " use the split all"
+                " add more, or use the split all"
             )
         where.sort()
+        self.metadata = metadata
         self._stored = stored
         self._where = [(name, i) for _, name, i in where]
         self.ids = [key for key, _, _ in where]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a run keeps to know the data by: nothing, the dataset's name says all."""
+        return {}
 
     def __len__(self) -> int:
         return len(self.ids)

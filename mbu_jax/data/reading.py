@@ -1,11 +1,18 @@
-"""Checked decoding of PNG, JPEG and GIF bytes: a clear error, or an array that can be trusted."""
+"""Checked decoding of PNG, JPEG, GIF and BMP bytes: a clear error, or a trusted array."""
 
 import io
 import struct
 import zlib
 
 import numpy as np
-from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+)
 
 from mbu_jax.errors import InputError
 
@@ -21,6 +28,7 @@ _PLUGINS: dict[bytes, type[ImageFile.ImageFile]] = {
     _PNG_SIGNATURE: PngImagePlugin.PngImageFile,
     b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile,
     b"GIF8": GifImagePlugin.GifImageFile,
+    b"BM": BmpImagePlugin.BmpImageFile,
 }
 
 # What Pillow's decoders are known to raise on damaged bytes.
@@ -50,7 +58,7 @@ def read_image(data: bytes, name: str) -> np.ndarray:
     colour is refused.
 
     Args:
-      data: the bytes of a PNG, JPEG or GIF file (of a GIF, the first frame).
+      data: the bytes of a PNG, JPEG, GIF or BMP file (of a GIF, the first frame).
       name: how an error calls the file.
 
     Returns:
@@ -66,7 +74,7 @@ def read_image(data: bytes, name: str) -> np.ndarray:
       >>> read_image(buffer.getvalue(), "grey.png")[0, 0]
       array([7, 7, 7], dtype=uint8)
     """
-    picture = _decode(data, name)
+    picture = decode(data, name)
     if picture.mode == "I;16":
         picture = Image.fromarray(to_8_bits(np.asarray(picture)))
     return np.array(without_alpha(picture).convert("RGB"))
@@ -78,7 +86,7 @@ def read_mask(data: bytes, name: str) -> np.ndarray:
     Masks of 0 and 1, of 0 and 255, grey, palette, RGB or RGBA therefore read the same.
 
     Args:
-      data: the bytes of a PNG, JPEG or GIF file (of a GIF, the first frame).
+      data: the bytes of a PNG, JPEG, GIF or BMP file (of a GIF, the first frame).
       name: how an error calls the file.
 
     Returns:
@@ -94,7 +102,7 @@ def read_mask(data: bytes, name: str) -> np.ndarray:
       >>> read_mask(buffer.getvalue(), "empty.png").any()
       np.False_
     """
-    values = np.asarray(without_alpha(_decode(data, name)))
+    values = np.asarray(without_alpha(decode(data, name)))
     return values != 0 if values.ndim == 2 else (values != 0).any(axis=2)
 
 
@@ -134,11 +142,22 @@ def scale_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
 
 
-def _decode(data: bytes, name: str) -> Image.Image:
-    """The decoded picture, after every check that can be made before decoding."""
+def decode(data: bytes, name: str) -> Image.Image:
+    """Decodes a picture as it is stored, after every check that can be made before.
+
+    Args:
+      data: the bytes of a PNG, JPEG, GIF or BMP file (of a GIF, the first frame).
+      name: how an error calls the file.
+
+    Returns:
+      The decoded picture, of any mode.
+
+    Raises:
+      InputError: as ``read_image``.
+    """
     plugin = next((p for magic, p in _PLUGINS.items() if data.startswith(magic)), None)
     if plugin is None:
-        raise InputError(f"{name} is not a PNG, JPEG or GIF file; convert it to PNG")
+        raise InputError(f"{name} is not a PNG, JPEG, GIF or BMP file; convert it to PNG")
     if plugin is PngImagePlugin.PngImageFile:
         _check_png(data, name)
     try:

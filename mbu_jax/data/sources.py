@@ -2,16 +2,16 @@
 
 import importlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from mbu_jax.data.example import Example
 from mbu_jax.data.splits import SPLITS
 from mbu_jax.errors import InputError
 
 PREPARED_DATASETS = ("nuclei", "carvana", "isic")
-DATASETS = (*PREPARED_DATASETS, "synthetic")
+DATASETS = (*PREPARED_DATASETS, "folder", "synthetic")
 
 
 class Source(Protocol):
@@ -35,6 +35,20 @@ class Source(Protocol):
         ...
 
 
+class Dataset(Source, Protocol):
+    """A source that knows what its masks tell apart."""
+
+    @property
+    def classes(self) -> int:
+        """1 for objects on a background, else the number of classes, background included."""
+        ...
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What a run keeps to know the data by; empty where the dataset's name says all."""
+        ...
+
+
 def open_source(
     name: str,
     split: str,
@@ -42,7 +56,8 @@ def open_source(
     data_dir: str | os.PathLike[str] | None = None,
     prepared_dir: str | os.PathLike[str] | None = None,
     seed: int = 0,
-) -> Source:
+    classes: int | None = None,
+) -> Dataset:
     """Opens one split of a dataset, and prepares the dataset where that is not done yet.
 
     Preparation checks every file once and keeps the result under
@@ -50,14 +65,16 @@ def open_source(
     layout never meet, and opening the same one again is quick.
 
     Args:
-      name: nuclei, carvana, isic or synthetic.
-      split: train or validation, fixed by the images' ids (see ``split_of``), or all for both,
-        in the order of ids.
-      data_dir: the dataset's archive, its folder, or its unpacked copy. None downloads nuclei,
-        and looks for carvana and isic in ``<prepared_dir>/downloads/manual``.
+      name: nuclei, carvana, isic, folder (a user's own images) or synthetic.
+      split: train or validation, fixed by the images' ids (see ``split_of``) or by a user's
+        folders, or all for both, in the order of ids.
+      data_dir: the dataset's archive, its folder, or its unpacked copy; a user's own folder. None
+        downloads nuclei, and looks for carvana and isic in ``<prepared_dir>/downloads/manual``.
       prepared_dir: where prepared datasets are kept. None is TFDS's own place: the environment
         variable TFDS_DATA_DIR, or ``~/tensorflow_datasets``.
       seed: which synthetic dataset; the others have but one.
+      classes: what the masks of a user's folder must fit, the ``classes`` of a network that is
+        scored; None finds out from the masks.
 
     Returns:
       the split, with examples as ``Example`` describes them.
@@ -75,12 +92,14 @@ def open_source(
         raise InputError(f"unknown dataset {name!r}; choose one of {', '.join(DATASETS)}")
     if split not in (*SPLITS, "all"):
         raise InputError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}, all")
+    if name != "folder" and classes not in (None, 1):
+        raise InputError(f"the dataset {name} has one class of objects, not {classes} classes")
     if name == "synthetic":
         if data_dir is not None:
             raise InputError("the synthetic dataset is generated; leave out data_dir")
         from mbu_jax.data.synthetic import synthetic_source
 
-        return cast(Source, synthetic_source(split, seed=seed))
+        return cast(Dataset, synthetic_source(split, seed=seed))
 
     # Late, because importing TFDS takes seconds.
     from mbu_jax.data.builder import prepare
@@ -90,4 +109,8 @@ def open_source(
     source_path = None if data_dir is None else Path(data_dir).expanduser()
     root = prepared_dir or os.environ.get("TFDS_DATA_DIR") or Path("~", "tensorflow_datasets")
     directory = prepare(module.Builder, source_path, Path(root).expanduser().absolute())
+    if name == "folder":
+        from mbu_jax.data.folder.source import FolderSource
+
+        return FolderSource(directory, split, classes)
     return PreparedSource(directory, split)

@@ -12,9 +12,9 @@ VALIDATION_FRACTION = 0.2
 def split_of(key: str) -> Split:
     """Tells which split an image belongs to.
 
-    The first eight bytes of the key's SHA-256, read as a fraction of 2^64, decide: below
-    ``VALIDATION_FRACTION`` is validation. The answer for one image therefore never changes when
-    others are added or removed, and needs neither a list nor a seed.
+    A hash of the key decides: a ``split_fraction`` below ``VALIDATION_FRACTION`` is validation. The
+    answer for one image therefore never changes when others are added or removed, and needs
+    neither a list nor a seed.
 
     Args:
       key: what must not be torn apart: an image's id, or the id of the group it belongs to (the
@@ -27,6 +27,21 @@ def split_of(key: str) -> Split:
       >>> split_of("image-3"), split_of("image-5")
       ('train', 'validation')
     """
+    return "validation" if split_fraction(key) < VALIDATION_FRACTION else "train"
+
+
+def split_fraction(key: str) -> float:
+    """Where a key stands among all: what ``split_of`` compares with the share of validation.
+
+    Args:
+      key: as for ``split_of``.
+
+    Returns:
+      In [0, 1): the first eight bytes of the key's SHA-256 as a fraction of 2^64.
+
+    Example:
+      >>> split_fraction("image-3") > VALIDATION_FRACTION > split_fraction("image-5")
+      True
+    """
     digest = hashlib.sha256(key.encode()).digest()
-    fraction = int.from_bytes(digest[:8], "big") / 2**64
-    return "validation" if fraction < VALIDATION_FRACTION else "train"
+    return int.from_bytes(digest[:8], "big") / 2**64

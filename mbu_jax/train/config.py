@@ -177,17 +177,19 @@ class ClusterOptions:
 class TrainConfig:
     """Train a masked binary U-Net for image segmentation."""
 
-    dataset: Literal["synthetic", "nuclei", "carvana", "isic"] = "synthetic"
-    """What to train on; synthetic nuclei are generated and need nothing."""
+    dataset: Literal["synthetic", "nuclei", "carvana", "isic", "folder"] = "synthetic"
+    """What to train on; synthetic nuclei are generated and need nothing, folder is your own."""
 
     data_dir: Path | None = None
-    """The dataset's archive, the folder it lies in, or its unpacked copy."""
+    """The dataset's archive, the folder it lies in, or its unpacked copy; for folder, your own one
+    with images/ and masks/."""
 
     prepared_dir: Path | None = None
     """Where prepared datasets are kept; by default where TFDS keeps its own."""
 
     workdir: Path | None = None
-    """Run directory; by default runs/DATASET-NETWORK. An interrupted run there is resumed."""
+    """Run directory; by default runs/DATASET-NETWORK, of your own data runs/FOLDER-NETWORK. An
+    interrupted run there is resumed."""
 
     initial: Path | None = None
     """Directory of a run whose best checkpoint the weights start from: of a full_precision one,

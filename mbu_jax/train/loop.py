@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from mbu_jax.data import eval_batches, open_source, train_batches
+from mbu_jax.data import Dataset, eval_batches, open_source, train_batches
 from mbu_jax.data.pipeline import PreparedImages, TrainIterator, epoch_length
 from mbu_jax.errors import InputError
 from mbu_jax.train.checkpoints import Checkpoints, load_run
@@ -37,6 +37,16 @@ _IMAGES_SHOWN_TO_INITIAL = 16
 _SCORES = ("dice", "iou", "f1", "precision", "recall", "pooled_iou")
 
 type _Update = tuple[int, dict[str, jax.Array], np.ndarray]
+
+
+def _describe(facts: Mapping[str, Any]) -> str:
+    """State what was found in a user's own data."""
+    images, classes = facts["images"], facts["classes"]
+    told = "objects of one class" if classes == 1 else f"classes 0 to {classes - 1}"
+    return (
+        f"{images['train']} images to train on and {images['validation']} for validation, split by "
+        f"{facts['split_by']}; masks of {told}"
+    )
 
 
 class TrainingDiverged(InputError):
@@ -74,9 +84,10 @@ class Trainer:
         self.mesh = data_mesh()
         with failing_together("data"):
             self._check_batch_sizes()
-            self._train_images = self._open("train")
-            self.validation_images = self._open("validation")
-            self.network, params, stats = Network.create(config.model.build(), config.seed)
+            dataset, self._train_images = self._open("train")
+            _, self.validation_images = self._open("validation")
+            unet = config.model.build(classes=dataset.classes)
+            self.network, params, stats = Network.create(unet, config.seed)
             self.total_steps = self._epoch_end(config.epochs)
             # Where nothing is trained, a schedule that nobody follows.
             scheduled = self.total_steps if config.epochs else config.optimizer.warmup_steps + 1
@@ -90,7 +101,9 @@ class Trainer:
                 )
         teacher = self._load_teacher()
         with failing_together("workdir"):
-            self.run = self._claim_directory()
+            self.run = self._claim_directory(dataset.facts)
+        if dataset.facts:
+            self._say(_describe(dataset.facts))
         optimizer = make_optimizer(
             config.optimizer,
             scheduled,
@@ -294,29 +307,40 @@ class Trainer:
         places = np.unique(np.linspace(0, last, _IMAGES_SHOWN_TO_INITIAL).round().astype(int))
         return [self._train_images[int(place)]["image"] for place in places]
 
-    def _open(self, split: str) -> PreparedImages:
+    def _open(self, split: str) -> tuple[Dataset, PreparedImages]:
         config = self.config
-        source = open_source(
+        dataset = source = open_source(
             config.dataset, split, data_dir=config.data_dir, prepared_dir=config.prepared_dir
         )
         if split == "train" and config.train_images is not None:
-            source = FirstImages(source, config.train_images)
-        return PreparedImages(source, config.data.image_size, config.data.cache_gib)
+            source = FirstImages(dataset, config.train_images)
+        return dataset, PreparedImages(source, config.data.image_size, config.data.cache_gib)
 
     def _load_teacher(self) -> Teacher | None:
         if self.config.loss.teacher is None:
             return None
         network, params, stats, _ = load_run(self.config.loss.teacher)
+        theirs, ours = network.config.classes, self.network.config.classes
+        if theirs != ours:
+            raise InputError(
+                f"--teacher {self.config.loss.teacher} has {theirs} channels of logits and the data"
+                f" ask for {ours}; give a run of the same classes"
+            )
         weights = params, stats, network.fold(params, stats)
         return Teacher(network, replicate(weights, self.mesh))
 
-    def _claim_directory(self) -> RunDirectory:
+    def _claim_directory(self, facts: Mapping[str, Any]) -> RunDirectory:
         config = self.config
-        workdir = config.workdir or Path("runs", f"{config.dataset}-{config.model.network}")
+        data = config.dataset
+        if data == "folder" and config.data_dir is not None:
+            data = config.data_dir.expanduser().absolute().name
+        workdir = config.workdir or Path("runs", f"{data}-{config.model.network}")
         run = RunDirectory(workdir)
         if self.leads:
             described = dataclasses.asdict(config)
             described |= {"workdir": workdir, "unet": self.network.config.to_dict()}
+            if facts:  # a user's own data: a run that is resumed must find them unchanged
+                described["found"] = facts
             for name in ("data_dir", "prepared_dir"):  # for scoring it from another place
                 if described[name] is not None:
                     described[name] = described[name].expanduser().absolute()

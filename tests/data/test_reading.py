@@ -223,8 +223,22 @@ def test_absurd_sizes_are_refused_before_decoding(data):
 
 @pytest.mark.parametrize("data", [b"", b"II*\0 a TIFF", b"%PDF-1.4", b"\x89PNX\r\n\x1a\n"])
 def test_other_formats_are_refused(data):
-    with pytest.raises(InputError, match=r"^a\.tif is not a PNG, JPEG or GIF file; convert it"):
+    with pytest.raises(InputError, match=r"^a\.tif is not a PNG, JPEG, GIF or BMP file; conv"):
         read_image(data, "a.tif")
+
+
+def test_a_bitmap_is_read_whole_or_refused():
+    values = np.random.default_rng(0).integers(0, 256, (5, 6, 3)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "bmp")
+    data = buffer.getvalue()
+    np.testing.assert_array_equal(read_image(data, "a.bmp"), values)
+    for length in (2, 20, 53, len(data) - 3):
+        with pytest.raises(InputError, match=r"^a\.bmp will not decode"):
+            read_image(data[:length], "a.bmp")
+    huge = data[:18] + struct.pack("<ii", 60000, 60000) + data[26:]
+    with pytest.raises(InputError, match=r"^a\.bmp says it has 60000x60000 pixels, outside"):
+        read_image(huge, "a.bmp")
 
 
 def test_halving_an_image_averages_and_a_mask_does_not_blur():

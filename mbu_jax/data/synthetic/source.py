@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 from mbu_jax.data.example import Example
 from mbu_jax.data.synthetic.generator import example_id, generate_example
@@ -24,6 +25,16 @@ class SyntheticSource:
     keys: tuple[tuple[str, int], ...]
     seed: int = 0
     image_size: tuple[int, int] = (128, 128)
+
+    @property
+    def classes(self) -> int:
+        """What masks tell apart: objects on a background."""
+        return 1
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a run keeps to know the data by: nothing, the dataset's name says all."""
+        return {}
 
     @property
     def ids(self) -> tuple[str, ...]:
