@@ -16,6 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+SCORES = ("dice", "iou", "f1", "precision", "recall", "pooled_iou")
+"""What reports show of `SegmentationScores.result`: each a number from 0 to 1."""
+
 DEFINITIONS = {
     "dice": "2tp / (2tp + fp + fn) of each image, averaged over images",
     "iou": "tp / (tp + fp + fn) of each image, averaged over images",
