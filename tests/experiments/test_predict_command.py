@@ -265,6 +265,5 @@ def test_too_many_objects_fail_that_file_alone(program, brightness, monkeypatch)
 def test_a_network_of_other_channels_is_told(tmp_path):
     path = tmp_path / "model.safetensors"
     save_packed(path, random_packed(UNetConfig(width=4, in_channels=5)))
-    options = predict.PredictConfig(model=path)
     with pytest.raises(InputError, match="takes images of 5 channels"):
-        predict.Predictor(random_packed(UNetConfig(width=4, in_channels=5)), options, None)
+        predict.load_for_pictures(path)
