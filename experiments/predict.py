@@ -384,26 +384,27 @@ def _png(picture: Image.Image) -> bytes:
     return content.getvalue()
 
 
-def trained_size(model: Path) -> tuple[int, int] | None:
-    """Read from a run to what size its images were scaled.
+def network_size(
+    asked: tuple[int, int] | Literal["own"] | None, model: Path
+) -> tuple[int, int] | None:
+    """Find the size to which images are scaled for a network.
 
     Args:
-      model: packed network in the run's directory.
+      asked: by the user; None leaves it to the run.
+      model: packed network, in its run's directory or elsewhere.
 
     Returns:
-      Height and width, or None where images kept their size or no run is there.
+      Height and width: as asked for, or as the run was trained; None where images keep their own.
+
+    Raises:
+      InputError: for a size out of range, or a run that cannot be read.
     """
-    if not (model.parent / "config.json").is_file():
+    if asked == "own":
         return None
-    data = read_config(model.parent).get("data")
-    return data.get("image_size") if isinstance(data, dict) else None
-
-
-def _image_size(options: PredictConfig, model: Path) -> tuple[int, int] | None:
-    """The size that the network sees: as asked for, or as its run was trained."""
-    if options.image_size == "own":
-        return None
-    size = options.image_size or trained_size(model)
+    size = asked
+    if size is None and (model.parent / "config.json").is_file():
+        data = read_config(model.parent).get("data")
+        size = data.get("image_size") if isinstance(data, dict) else None
     if size is None:
         return None
     height, width = size
@@ -419,7 +420,9 @@ def main() -> None:
     if options.out.exists() and not options.out.is_dir():
         raise InputError(f"{options.out} is a file; choose a folder for --out")
     model = options.model / "model.safetensors" if options.model.is_dir() else options.model
-    predictor = Predictor(load_for_pictures(model), options, _image_size(options, model))
+    predictor = Predictor(
+        load_for_pictures(model), options, network_size(options.image_size, model)
+    )
     predictor.run(items)
     parts = [f"{predictor.written} segmented"]
     if predictor.skipped:
