@@ -13,8 +13,7 @@ from experiments.study.runs import Run, described, differences
 from experiments.study.scales import Scale
 from experiments.timing import machine
 from mbu_jax.errors import InputError
-
-_SCORES = ("dice", "iou", "f1", "precision", "recall", "pooled_iou")
+from mbu_jax.train.metrics import SCORES
 
 
 def collect(
@@ -63,7 +62,7 @@ def collect(
         if run.finished:
             scored, facts = _read(run.directory.evaluation), _read(run.facts)
             definitions, images = scored["definitions"], scored["images"]
-            entry["scores"] = {name: scored[name] for name in _SCORES}
+            entry["scores"] = {name: scored[name] for name in SCORES}
             entry |= {"best_update": scored["step"], **facts}
         elif entry["run"] in failed:
             entry["failed"] = failed[entry["run"]]

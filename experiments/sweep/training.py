@@ -15,21 +15,20 @@ from experiments.sweep.options import members_in_memory
 from experiments.sweep.plan import LAYERS, Chunk
 from experiments.timing import machine
 from mbu_jax.architecture import LAYER_NAMES
-from mbu_jax.data import eval_batches, open_source, train_batches
-from mbu_jax.data.pipeline import PreparedImages, TrainIterator, epoch_length
-from mbu_jax.data.sources import Source
+from mbu_jax.data import eval_batches, train_batches
+from mbu_jax.data.pipeline import TrainIterator, epoch_length
 from mbu_jax.errors import InputError
 from mbu_jax.files import to_json, write_bytes_atomic
 from mbu_jax.train.checkpoints import Checkpoints
 from mbu_jax.train.config import TrainConfig
+from mbu_jax.train.images import open_images
 from mbu_jax.train.meter import EpochMeter
+from mbu_jax.train.metrics import SCORES
 from mbu_jax.train.optimizer import make_optimizer
 from mbu_jax.train.population import Population, members_mesh
 from mbu_jax.train.state import Network, TrainState, Tree
 from mbu_jax.train.step import Metrics
-from mbu_jax.train.subset import FirstImages
 
-_SCORES = ("dice", "iou", "f1", "precision", "recall", "pooled_iou")
 _CURVES = ("loss", "dice", "grad_norm", "weight_norm")
 
 
@@ -54,8 +53,8 @@ class SweepTrainer:
     def __init__(self, recipe: TrainConfig, folder: Path, at_once: int | None = None) -> None:
         self._recipe = recipe
         self._folder = folder
-        self._images = self._open("train")
-        self._validation_images = self._open("validation")
+        _, self._images = open_images(recipe, "train")
+        _, self._validation_images = open_images(recipe, "validation")
         self._config = recipe.model.build()
         network = Network.build(self._config)
         self.total_steps = epoch_length(self._images, recipe.batch_size, recipe.epochs)
@@ -121,7 +120,7 @@ class SweepTrainer:
             lines.append(
                 {
                     "masked": [name for name, m in zip(LAYER_NAMES, mask, strict=True) if m],
-                    "scores": {name: scores[member][name] for name in _SCORES},
+                    "scores": {name: scores[member][name] for name in SCORES},
                     "last_epoch": {name: means[f"{member} {name}"] for name in _CURVES},
                     "zeros": {name: int(counts[member]) for name, counts in zeros.items()},
                 }
@@ -219,15 +218,6 @@ class SweepTrainer:
     def _batches(self, seed: int) -> TrainIterator:
         recipe = self._recipe
         return train_batches(self._images, recipe.data, batch_size=recipe.batch_size, seed=seed)
-
-    def _open(self, split: str) -> PreparedImages:
-        recipe = self._recipe
-        source: Source = open_source(
-            recipe.dataset, split, data_dir=recipe.data_dir, prepared_dir=recipe.prepared_dir
-        )
-        if split == "train" and recipe.train_images is not None:
-            source = FirstImages(source, recipe.train_images)
-        return PreparedImages(source, recipe.data.image_size, recipe.data.cache_gib)
 
 
 def finished(folder: Path, chunk: Chunk) -> bool:

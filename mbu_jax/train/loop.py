@@ -13,17 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from mbu_jax.data import Dataset, eval_batches, open_source, train_batches
-from mbu_jax.data.pipeline import PreparedImages, TrainIterator, epoch_length
+from mbu_jax.data import eval_batches, train_batches
+from mbu_jax.data.pipeline import TrainIterator, epoch_length
 from mbu_jax.errors import InputError
 from mbu_jax.train.checkpoints import Checkpoints, load_run
 from mbu_jax.train.cluster import failing_together, gather_ids
 from mbu_jax.train.config import ADDED_LATER, RESUMABLE, TrainConfig
 from mbu_jax.train.evaluation import Evaluator
+from mbu_jax.train.images import open_images
 from mbu_jax.train.initial import initial_weights
 from mbu_jax.train.layer_statistics import layer_statistics
 from mbu_jax.train.meter import EpochMeter
-from mbu_jax.train.metrics import SegmentationScores
+from mbu_jax.train.metrics import SCORES, SegmentationScores
 from mbu_jax.train.optimizer import learning_rate_schedule, make_optimizer
 from mbu_jax.train.pictures import plot_curves
 from mbu_jax.train.recorder import Recorder
@@ -31,10 +32,8 @@ from mbu_jax.train.report import write_report
 from mbu_jax.train.rundir import RunDirectory
 from mbu_jax.train.state import Network, TrainState, Tree
 from mbu_jax.train.step import Teacher, data_mesh, make_train_step, replicate, shard_batch
-from mbu_jax.train.subset import FirstImages
 
 _IMAGES_SHOWN_TO_INITIAL = 16
-_SCORES = ("dice", "iou", "f1", "precision", "recall", "pooled_iou")
 
 type _Update = tuple[int, dict[str, jax.Array], np.ndarray]
 
@@ -84,8 +83,8 @@ class Trainer:
         self.mesh = data_mesh()
         with failing_together("data"):
             self._check_batch_sizes()
-            dataset, self._train_images = self._open("train")
-            _, self.validation_images = self._open("validation")
+            dataset, self._train_images = open_images(config, "train")
+            _, self.validation_images = open_images(config, "validation")
             unet = config.model.build(classes=dataset.classes)
             self.network, params, stats = Network.create(unet, config.seed)
             self.total_steps = self._epoch_end(config.epochs)
@@ -245,7 +244,7 @@ class Trainer:
         recorder.write(self.step, epoch, "train", values)
         recorder.write(self.step, epoch, "layers", layers)
         if scores is not None:
-            recorder.write(self.step, epoch, "validation", {k: scores[k] for k in _SCORES})
+            recorder.write(self.step, epoch, "validation", {k: scores[k] for k in SCORES})
         plot_curves(self.run.metrics, self.run.curves)
 
     def _report(self) -> dict[str, Any]:
@@ -306,15 +305,6 @@ class Trainer:
         last = len(self._train_images) - 1
         places = np.unique(np.linspace(0, last, _IMAGES_SHOWN_TO_INITIAL).round().astype(int))
         return [self._train_images[int(place)]["image"] for place in places]
-
-    def _open(self, split: str) -> tuple[Dataset, PreparedImages]:
-        config = self.config
-        dataset = source = open_source(
-            config.dataset, split, data_dir=config.data_dir, prepared_dir=config.prepared_dir
-        )
-        if split == "train" and config.train_images is not None:
-            source = FirstImages(dataset, config.train_images)
-        return dataset, PreparedImages(source, config.data.image_size, config.data.cache_gib)
 
     def _load_teacher(self) -> Teacher | None:
         if self.config.loss.teacher is None:

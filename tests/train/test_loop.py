@@ -28,6 +28,7 @@ from mbu_jax.train.metrics import SegmentationScores
 from mbu_jax.train.optimizer import OptimizerOptions
 from mbu_jax.train.quantized_start import quantized_start
 from mbu_jax.train.recorder import read_metrics
+from mbu_jax.train.subset import FirstImages
 
 DATA = PipelineOptions(image_size=(32, 32), crop=(32, 32))
 # Three updates an epoch: two epochs and a bit of the next would be one batch too many.
@@ -118,6 +119,7 @@ class Small:
     def __init__(self, split: str) -> None:
         source = open_source("synthetic", split)
         self.ids = source.ids[:12]
+        self.classes, self.facts = source.classes, source.facts
         self.examples = [resize(source[index], (32, 32)) for index in range(12)]
 
     def __len__(self) -> int:
@@ -140,7 +142,7 @@ def updates(monkeypatch: pytest.MonkeyPatch, sources: dict[str, Small]) -> Updat
     updates = Updates()
     monkeypatch.setattr(loop, "make_train_step", updates.make)
     monkeypatch.setattr(loop, "Evaluator", Evaluator)
-    monkeypatch.setattr(loop, "open_source", lambda name, split, **_: sources[split])
+    monkeypatch.setattr("mbu_jax.train.images.open_source", lambda name, split, **_: sources[split])
     monkeypatch.setattr(loop, "plot_curves", lambda metrics, out: Path(out).touch())
     return updates
 
@@ -212,7 +214,7 @@ TQDM = loop.tqdm
 
 def read_ahead(sources: dict[str, Small], count: int) -> list[dict[str, np.ndarray]]:
     """The first batches of a run, straight from the pipeline."""
-    images = loop.FirstImages(sources["train"], 10)
+    images = FirstImages(sources["train"], 10)
     batches = train_batches(images, DATA, batch_size=4, seed=0)
     first = [next(batches) for _ in range(count)]
     batches.close()
@@ -468,7 +470,7 @@ def test_divergence_is_bad_input():
 
 def test_the_first_images_are_a_source():
     source = open_source("synthetic", "train")
-    images = loop.FirstImages(source, 3)
+    images = FirstImages(source, 3)
     assert len(images) == 3
     assert [example["id"] for example in images] == list(source.ids[:3]) == list(images.ids)
     np.testing.assert_array_equal(images[2]["image"], source[2]["image"])

@@ -1,0 +1,34 @@
+"""The images that a run trains on, and those that it is scored by."""
+
+from mbu_jax.data import Dataset, open_source
+from mbu_jax.data.pipeline import PreparedImages
+from mbu_jax.train.config import TrainConfig
+from mbu_jax.train.subset import FirstImages
+
+
+def open_images(config: TrainConfig, split: str) -> tuple[Dataset, PreparedImages]:
+    """Open a split of a run's dataset.
+
+    Args:
+      config: all options.
+      split: train or validation.
+
+    Returns:
+      The dataset, and the split's images as the options prepare them; of those to train on the
+      first ones where ``train_images`` says how many.
+
+    Raises:
+      InputError: for data that cannot be used, or that are fewer than ``train_images``.
+
+    Example:
+      >>> from mbu_jax.train.config import PRESETS
+      >>> dataset, images = open_images(PRESETS["quick"], "validation")
+      >>> dataset.classes, images[0]["image"].dtype
+      (1, dtype('uint8'))
+    """
+    dataset = source = open_source(
+        config.dataset, split, data_dir=config.data_dir, prepared_dir=config.prepared_dir
+    )
+    if split == "train" and config.train_images is not None:
+        source = FirstImages(dataset, config.train_images)
+    return dataset, PreparedImages(source, config.data.image_size, config.data.cache_gib)
