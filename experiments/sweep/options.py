@@ -81,8 +81,6 @@ class SweepOptions:
             raise InputError(f"members is {self.members}; give a number from 13 to {_ALL}")
         if self.seed < 0:
             raise InputError(f"seed is {self.seed}; give a number of at least 0")
-        if self.seeds > 1 and self.permutations is not None:
-            raise InputError("seeds goes with members; every permutation has a seed of its own")
         if not 0 <= self.process_index < self.process_count:
             raise InputError(
                 f"process {self.process_index} of {self.process_count} does not exist; give an "

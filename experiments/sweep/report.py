@@ -4,8 +4,6 @@ import csv
 import dataclasses
 import io
 import json
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,9 +26,13 @@ from experiments.sweep.training import read_chunk
 from mbu_jax.architecture import LAYER_NAMES, unet_layers
 from mbu_jax.files import to_json, write_bytes_atomic, write_json_atomic
 from mbu_jax.masking import cost_scores
+from mbu_jax.train.config import TrainConfig
 from mbu_jax.train.metrics import DEFINITIONS
 
 RESULTS, NETWORKS, TABLE, FIGURE = "results.json", "results.csv", "table.md", "figure.png"
+
+_ASKED = ("dataset", "permutations", "members", "seeds", "seed", "chunk_members", "at_once")
+_PLACES = ("data_dir", "prepared_dir", "out", "workdir")  # of this machine
 
 
 def write_report(
@@ -60,10 +62,10 @@ def write_report(
     seconds = sum(head["training_seconds"] + head["evaluation_seconds"] for head in heads)
     results = {
         "title": "Sweep over masked layers",
-        "command": " ".join(["python -m experiments.sweep", *map(shlex.quote, sys.argv[1:])]),
+        "command": _command(options),
         "scale": options.scale,
-        "options": dataclasses.asdict(options),
-        "recipe": dataclasses.asdict(sweep.recipe),
+        "options": _without_places(options),
+        "recipe": _without_places(sweep.recipe),
         "layers": LAYER_NAMES,
         "updates": heads[0]["updates"],
         "machines": _distinct([head["machine"] for head in heads]),
@@ -82,6 +84,21 @@ def write_report(
     write_bytes_atomic(folder / TABLE, table(results, sweep, rows).encode())
     draw(results, sweep, rows, folder / FIGURE)
     return results
+
+
+def _command(options: SweepOptions) -> str:
+    """How to get these results; where the data lie and who shares the work is another's matter."""
+    parts = [f"python -m experiments.sweep --scale {options.scale}"]
+    for name in _ASKED:
+        if (value := getattr(options, name)) != getattr(SweepOptions, name):
+            parts.append(f"--{name.replace('_', '-')} {value}")
+    if options.data_dir is not None:
+        parts.append("--data-dir DIR")
+    return " ".join(parts)
+
+
+def _without_places(options: SweepOptions | TrainConfig) -> dict[str, Any]:
+    return {k: v for k, v in dataclasses.asdict(options).items() if k not in _PLACES}
 
 
 def _distinct(machines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
