@@ -36,6 +36,8 @@ def claim(runs: Path, sweep: Sweep, options: SweepOptions, largest: Callable[[],
     file = runs / "sweep.json"
     make_folder(runs)
     recipe = {k: v for k, v in dataclasses.asdict(sweep.recipe).items() if k not in _FREE}
+    if sweep.recipe.initial is not None:
+        recipe["initial"] = sweep.recipe.initial.name  # elsewhere on another machine
     asked = json.loads(to_json(recipe | {"series": [described(one) for one in sweep.series]}))
     if not file.exists() and options.process_index == 0:
         members = options.chunk_members or largest()

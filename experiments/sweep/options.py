@@ -10,6 +10,7 @@ from mbu_jax.data.augment import NO_AUGMENTATION
 from mbu_jax.data.pipeline import PipelineOptions
 from mbu_jax.errors import InputError
 from mbu_jax.train.config import PRESETS, ModelOptions, TrainConfig
+from mbu_jax.train.rundir import read_config
 
 _ALL = 2**LAYERS
 _MEMORY_SHARE = 0.8  # of a device, since programs need more than what was counted
@@ -30,6 +31,10 @@ class SweepOptions:
 
     prepared_dir: Path | None = None
     """Where prepared datasets are kept; by default where TFDS keeps its own."""
+
+    initial: Path | None = None
+    """Directory of a finished run, usually a full_precision one, whose best weights every network
+    starts from; it is then of that width, and trained for a third of the epochs."""
 
     permutations: int | None = None
     """Random orders in which layers are masked one after the other, 13 networks each, every order
@@ -144,7 +149,8 @@ def chosen_sweep(options: SweepOptions) -> Sweep:
       What is to be trained.
 
     Raises:
-      InputError: for a seed given to orders, which have their own.
+      InputError: for a seed given to orders, which have their own, or an initial run that there is
+        not.
     """
     recipe, permutations, members = _SCALES[options.scale]
     if options.permutations is not None or options.members is not None:
@@ -155,6 +161,8 @@ def chosen_sweep(options: SweepOptions) -> Sweep:
         data_dir=options.data_dir,
         prepared_dir=options.prepared_dir,
     )
+    if options.initial is not None:
+        recipe = _starting_from(options.initial, recipe)
     if permutations is not None:
         if options.seeds > 1:
             raise InputError("seeds goes with members; every permutation has a seed of its own")
@@ -162,6 +170,21 @@ def chosen_sweep(options: SweepOptions) -> Sweep:
     assert members is not None, "a scale has one or the other"
     series = subset_series(members, options.seed, options.seeds)
     return Sweep(recipe, series, exhaustive=members == _ALL)
+
+
+def _starting_from(run: Path, recipe: TrainConfig) -> TrainConfig:
+    best = PRESETS["best"]
+    return dataclasses.replace(
+        recipe,
+        initial=run,
+        epochs=max(1, recipe.epochs // 3),
+        model=dataclasses.replace(
+            recipe.model,
+            width=read_config(run)["model"]["width"],
+            density=best.model.density,
+        ),
+        optimizer=dataclasses.replace(best.optimizer, warmup_steps=recipe.optimizer.warmup_steps),
+    )
 
 
 def members_in_memory(member_bytes: int, free_bytes: int, devices: int) -> int:

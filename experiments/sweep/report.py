@@ -32,7 +32,7 @@ from mbu_jax.train.metrics import DEFINITIONS
 RESULTS, NETWORKS, TABLE, FIGURE = "results.json", "results.csv", "table.md", "figure.png"
 
 _ASKED = ("dataset", "permutations", "members", "seeds", "seed", "chunk_members", "at_once")
-_PLACES = ("data_dir", "prepared_dir", "out", "workdir")  # of this machine
+_PLACES = ("data_dir", "prepared_dir", "out", "workdir", "initial")  # of this machine
 
 
 def write_report(
@@ -66,6 +66,7 @@ def write_report(
         "scale": options.scale,
         "options": _without_places(options),
         "recipe": _without_places(sweep.recipe),
+        "starts_from": sweep.recipe.initial and sweep.recipe.initial.name,
         "layers": LAYER_NAMES,
         "updates": heads[0]["updates"],
         "machines": _distinct([head["machine"] for head in heads]),
@@ -92,6 +93,8 @@ def _command(options: SweepOptions) -> str:
     for name in _ASKED:
         if (value := getattr(options, name)) != getattr(SweepOptions, name):
             parts.append(f"--{name.replace('_', '-')} {value}")
+    if options.initial is not None:
+        parts.append("--initial RUN")
     if options.data_dir is not None:
         parts.append("--data-dir DIR")
     return " ".join(parts)
@@ -134,6 +137,7 @@ def table(results: Mapping[str, Any], sweep: Sweep, rows: Sequence[Mapping[str, 
         f"{results['networks']} networks of width {recipe['model']['width']} on "
         f"{recipe['dataset']}, {results['updates']} updates of {recipe['batch_size']} images each, "
         f"{results['hours']:.1f} hours on {'; '.join(map(_machine, results['machines']))}.",
+        f"All start from {results['starts_from'] or 'random weights'}.",
         f"Operations are those of the one-bit convolutions on one image of {height}x{breadth}: "
         "where zeros are multiplied, two products for a masked layer (the paper's count), and "
         "where they are skipped (non-zero multiply-accumulates).",

@@ -21,7 +21,8 @@ from mbu_jax.errors import InputError
 from mbu_jax.files import to_json, write_bytes_atomic
 from mbu_jax.train.checkpoints import Checkpoints
 from mbu_jax.train.config import TrainConfig
-from mbu_jax.train.images import open_images
+from mbu_jax.train.images import open_images, some_images
+from mbu_jax.train.initial import initial_weights
 from mbu_jax.train.meter import EpochMeter
 from mbu_jax.train.metrics import SCORES
 from mbu_jax.train.optimizer import make_optimizer
@@ -57,6 +58,9 @@ class SweepTrainer:
         _, self._validation_images = open_images(recipe, "validation")
         self._config = recipe.model.build()
         network = Network.build(self._config)
+        self._start: Tree | None = None
+        if recipe.initial is not None:
+            self._start, _ = initial_weights(recipe.initial, network, some_images(self._images))
         self.total_steps = epoch_length(self._images, recipe.batch_size, recipe.epochs)
         self._last_epoch = epoch_length(self._images, recipe.batch_size, recipe.epochs - 1)
         optimizer = make_optimizer(
@@ -137,7 +141,7 @@ class SweepTrainer:
         kept: Checkpoints,
         title: str,
     ) -> tuple[TrainState, EpochMeter, float]:
-        state = self._population.create(len(masked), chunk.seed)
+        state = self._population.create(len(masked), chunk.seed, self._start)
         meter, earlier, step = EpochMeter(), 0.0, 0
         if kept.last is not None:
             state, position = kept.load(kept.last, state)

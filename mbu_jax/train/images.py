@@ -1,5 +1,7 @@
 """The images that a run trains on, and those that it is scored by."""
 
+import numpy as np
+
 from mbu_jax.data import Dataset, open_source
 from mbu_jax.data.pipeline import PreparedImages
 from mbu_jax.train.config import TrainConfig
@@ -32,3 +34,23 @@ def open_images(config: TrainConfig, split: str) -> tuple[Dataset, PreparedImage
     if split == "train" and config.train_images is not None:
         source = FirstImages(dataset, config.train_images)
     return dataset, PreparedImages(source, config.data.image_size, config.data.cache_gib)
+
+
+def some_images(images: PreparedImages, count: int = 16) -> list[np.ndarray]:
+    """Take images from all over a dataset.
+
+    Args:
+      images: of `open_images`.
+      count: how many.
+
+    Returns:
+      Images [H, W, C], evenly spaced; all of them where there are fewer.
+
+    Example:
+      >>> from mbu_jax.train.config import PRESETS
+      >>> _, images = open_images(PRESETS["quick"], "validation")
+      >>> len(some_images(images, 3))
+      3
+    """
+    places = np.unique(np.linspace(0, len(images) - 1, count).round().astype(int))
+    return [images[int(place)]["image"] for place in places]

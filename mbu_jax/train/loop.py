@@ -20,7 +20,7 @@ from mbu_jax.train.checkpoints import Checkpoints, load_run
 from mbu_jax.train.cluster import failing_together, gather_ids
 from mbu_jax.train.config import ADDED_LATER, RESUMABLE, TrainConfig
 from mbu_jax.train.evaluation import Evaluator
-from mbu_jax.train.images import open_images
+from mbu_jax.train.images import open_images, some_images
 from mbu_jax.train.initial import initial_weights
 from mbu_jax.train.layer_statistics import layer_statistics
 from mbu_jax.train.meter import EpochMeter
@@ -32,8 +32,6 @@ from mbu_jax.train.report import write_report
 from mbu_jax.train.rundir import RunDirectory
 from mbu_jax.train.state import Network, TrainState, Tree
 from mbu_jax.train.step import Teacher, data_mesh, make_train_step, replicate, shard_batch
-
-_IMAGES_SHOWN_TO_INITIAL = 16
 
 type _Update = tuple[int, dict[str, jax.Array], np.ndarray]
 
@@ -92,7 +90,9 @@ class Trainer:
             scheduled = self.total_steps if config.epochs else config.optimizer.warmup_steps + 1
             self._learning_rate = learning_rate_schedule(config.optimizer, scheduled)
         if config.initial is not None:
-            params, stats = initial_weights(config.initial, self.network, self._some_images())
+            params, stats = initial_weights(
+                config.initial, self.network, some_images(self._train_images)
+            )
             if not (config.epochs or config.recalibrate) and stats is self.network.initial_stats:
                 raise InputError(
                     "--epochs 0 estimates no BatchNorm statistics for weights that are quantized "
@@ -299,12 +299,6 @@ class Trainer:
                 raise InputError(
                     f"{name} is {size}; give a multiple of the {self.mesh.size} devices"
                 )
-
-    def _some_images(self) -> list[np.ndarray]:
-        """Training images from all over the dataset."""
-        last = len(self._train_images) - 1
-        places = np.unique(np.linspace(0, last, _IMAGES_SHOWN_TO_INITIAL).round().astype(int))
-        return [self._train_images[int(place)]["image"] for place in places]
 
     def _load_teacher(self) -> Teacher | None:
         if self.config.loss.teacher is None:

@@ -146,12 +146,13 @@ class Population:
         unit = self._group or self._mesh.size
         return -(-members // unit) * unit
 
-    def create(self, members: int, seed: int) -> TrainState:
+    def create(self, members: int, seed: int, start: Tree | None = None) -> TrainState:
         """Initialize members as any network of this seed is.
 
         Args:
           members: M, how many; see `padded`.
           seed: of the initialization.
+          start: parameters that all members have instead of random ones.
 
         Returns:
           State of all members: ``step`` is a scalar; ``params``, ``stats``, ``opt_state`` and
@@ -164,6 +165,7 @@ class Population:
             raise ValueError(f"{members} members do not make whole groups; see `padded`")
         size = self._group or members
         _, params, stats = Network.create(self._config, seed)
+        params = params if start is None else start
         ema = params if self._averages else None
         fields = jax.device_get((params, stats, self._optimizer.init(params), ema))
         alike = jax.tree.map(lambda x: np.broadcast_to(x, (size, *np.shape(x))), fields)

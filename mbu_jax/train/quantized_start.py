@@ -76,8 +76,11 @@ def quantized_start(
                 module.weight[...] = jnp.asarray(weight)
             case NormActivation() if not isinstance(_at(model, path[:-1]), Up):
                 norm = _at(source, path).norm
-                module.norm.scale[...] = norm.scale[...] / unit
-                module.norm.bias[...] = norm.bias[...] / unit + lowest
+                scale, bias = module.norm.scale, module.norm.bias
+                assert scale is not None, "BatchNorm is made with a scale"
+                assert bias is not None, "BatchNorm is made with a bias"
+                scale[...] = norm.scale[...] / unit
+                bias[...] = norm.bias[...] / unit + lowest
             case Head():
                 weight = source.head.weight[...]
                 module.weight[...] = weight * unit

@@ -7,13 +7,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import chex
+import jax
 import pytest
 from PIL import Image
 
 from experiments.sweep.__main__ import run
 from experiments.sweep.costs import quantized_convolutions
-from experiments.sweep.options import SweepOptions
+from experiments.sweep.options import SweepOptions, chosen_sweep
+from experiments.sweep.training import SweepTrainer
 from mbu_jax.errors import InputError
+from mbu_jax.train.checkpoints import load_run
+from mbu_jax.train.config import PRESETS
 from tests.experiments.processes import TIMEOUT, finish, start
 
 
@@ -109,10 +114,15 @@ def test_a_finished_sweep_only_writes_its_report(swept: Path, capsys: Any) -> No
         ({"seed": 1}, "other series"),
         ({"chunk_members": 4}, "other chunk_members"),
         ({"dataset": "nuclei"}, "other dataset"),
+        ({"initial": "the finished run"}, "other .*initial"),
         ({"scale": "small"}, "other dataset, "),
     ],
 )
-def test_another_sweep_is_refused(options: dict[str, Any], message: str, swept: Path) -> None:
+def test_another_sweep_is_refused(
+    options: dict[str, Any], message: str, swept: Path, finished_run: Path
+) -> None:
+    if "initial" in options:
+        options = {"initial": finished_run}
     with pytest.raises(InputError, match=message):
         run(smoke(swept, **options))
 
@@ -137,3 +147,26 @@ def test_what_cannot_be_used_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="data_dir"):
         run(smoke(folder, data_dir=tmp_path))
     assert not folder.exists()
+
+
+def test_networks_can_start_from_a_run(finished_run: Path, tmp_path: Path) -> None:
+    sweep = chosen_sweep(smoke(tmp_path, initial=finished_run))
+    recipe = sweep.recipe
+    assert (recipe.initial, recipe.model.width, recipe.epochs) == (finished_run, 4, 1)
+    trainer = SweepTrainer(recipe, tmp_path)
+    _, expected, _, _ = load_run(finished_run)
+    state = trainer._population.create(2, seed=3, start=trainer._start)
+    groups: Any = state.params
+    for found in groups:
+        for member in range(len(found["head"]["bias"])):
+            chex.assert_trees_all_equal(jax.tree.map(lambda x, m=member: x[m], found), expected)
+    with pytest.raises(InputError, match="moon"):
+        run(smoke(tmp_path / "sweep", initial=tmp_path / "moon"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_from_full_precision_is_shorter_and_as_wide(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model": {"width": 24}}')
+    recipe = chosen_sweep(SweepOptions(scale="small", initial=tmp_path)).recipe
+    assert (recipe.model.width, recipe.model.density, recipe.epochs) == (24, 0.3, 2)
+    assert recipe.optimizer == PRESETS["best"].optimizer

@@ -2,6 +2,7 @@
 
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from mbu_jax.layers import QuantizationOptions
+from mbu_jax.layers import Precision, QuantizationOptions
 from mbu_jax.train import quantized_start as module
 from mbu_jax.train.quantized_start import quantized_start
 from mbu_jax.train.state import Network
@@ -49,17 +50,18 @@ def started(trained, images):
     """Network and initial parameters by bits, precision and density."""
 
     @cache
-    def start(bits, precision="masked", density=0.1):
+    def start(bits: int, precision: Precision = "masked", density: float = 0.1):
         network = quantized(bits, precision, density=density)
-        return network, quantized_start(*trained, network, images)
+        floating, params, stats = trained
+        return network, quantized_start(floating, params, stats, network, images)
 
     return start
 
 
-def quantized(bits, precision="masked", **options):
-    options = QuantizationOptions(activation_bits=bits, **options)
+def quantized(bits: int, precision: Precision = "masked", **options: Any) -> Network:
+    quantization = QuantizationOptions(activation_bits=bits, **options)
     return Network.build(
-        UNetConfig(width=WIDTH, classes=2, precisions=(precision,) * 12, quantization=options)
+        UNetConfig(width=WIDTH, classes=2, precisions=(precision,) * 12, quantization=quantization)
     )
 
 
