@@ -100,7 +100,6 @@ def serve(options: DemoConfig, model: Path, folder: Path) -> None:
         timing_size=options.timing_size,
         rounds=options.rounds,
     )
-    # Late: importing gradio takes seconds and reads the environment.
     import gradio as gr
 
     from experiments.demo import page

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gradio as gr
 import numpy as np
 
 from experiments.demo import html
@@ -13,13 +12,16 @@ from experiments.predict import mask_picture
 from experiments.timing import machine
 from mbu_jax.errors import InputError
 
+if TYPE_CHECKING:
+    from gradio import Blocks
+
 STYLE = Path(__file__).with_name("page.css")
 
 _TITLE = "Masked Binary U-Net"
 _WAITING = "Drop an image, or choose one of the examples."
 
 
-def build(segmenter: Segmenter, examples: Sequence[Path], title: str, note: str) -> gr.Blocks:
+def build(segmenter: Segmenter, examples: Sequence[Path], title: str, note: str) -> "Blocks":
     """Lay the page out and connect it.
 
     Args:
@@ -31,6 +33,8 @@ def build(segmenter: Segmenter, examples: Sequence[Path], title: str, note: str)
     Returns:
       The page.
     """
+    # Late: it takes seconds, reads the environment, and need not be installed.
+    import gradio as gr
 
     def segment(path: str) -> Iterator[tuple[Any, ...]]:
         """Mask and layers as soon as they are there, then the latencies."""

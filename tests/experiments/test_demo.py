@@ -189,7 +189,7 @@ def test_an_example_is_a_click_away(page):
 @needs_gradio
 @needs_browser
 def test_what_is_no_image_is_told(page, folder):
-    page.click("#examples .thumbnail-item >> nth=0")
+    page.click("#examples .thumbnail-item >> nth=1")
     page.wait_for_selector("#mask img")
     Image.new("L", (1200, 1000)).save(folder / "large.png")
     (folder / "notes.txt").write_text("hello")
@@ -215,7 +215,7 @@ def test_the_page_fits_its_window(browser, address, width):
     page = browser.new_page(viewport={"width": width, "height": 800})
     page.set_default_timeout(WAIT)
     page.goto(address)
-    page.click("#examples .thumbnail-item >> nth=2")
+    page.click("#examples .thumbnail-item >> nth=1")
     page.wait_for_selector("#latency .bar >> nth=1")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.title() == "Masked Binary U-Net"
