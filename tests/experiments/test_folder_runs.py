@@ -1,111 +1,116 @@
-"""Every command on a user's own folder: three classes, images of several sizes and kinds."""
+"""Every command on a user's own folder: images of several sizes and kinds, one class or several."""
 
 import json
-import re
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from experiments import command, evaluate, predict
 from mbu_jax.data.synthetic.generator import generate_example
-from tests.experiments.processes import TIMEOUT, finish, start
-
-TINY = (
-    *("--crop", "32", "32", "--width", "4", "--samples", "2", "--epochs", "2"),
-    *("--batch-size", "4", "--eval-batch-size", "4", "--warmup-steps", "2"),
-)
+from mbu_jax.errors import InputError
+from mbu_jax.train.config import PRESETS, TrainConfig
+from mbu_jax.train.loop import Trainer
+from tests.experiments.processes import TINY, finish, start
 
 
-def draw(root: Path, names: str, classes: int) -> Path:
+def draw(root: Path, count: int, *, classes: int) -> Path:
     """A folder of cells; their class is the parity of their number, or one for all."""
     seed = int(np.random.default_rng().integers(2**31))
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True)
-    for index, name in enumerate(names):
+    for index in range(count):
         size = (48, 64) if index % 2 else (64, 56)
         example = generate_example("train", index, seed=seed, image_size=size)
         mask = example["mask"] * (1 + example["instances"] % 2 if classes > 1 else 255)
-        Image.fromarray(example["image"]).save(
-            root / "images" / f"{name}.{'tif' if index % 2 else 'png'}"
-        )
-        Image.fromarray(mask.astype(np.uint8)).save(root / "masks" / f"{name}.png")
+        mask[0, :3] = (0, 1, 2) if classes > 1 else (0, 255, 255)  # whatever was drawn
+        ending = "tif" if index % 2 else "png"
+        Image.fromarray(example["image"]).save(root / "images" / f"{index}.{ending}")
+        Image.fromarray(mask.astype(np.uint8)).save(root / "masks" / f"{index}.png")
     return root
 
 
-def fail(program: str, *options: str | Path) -> str:
-    process = start(program, *options)
-    _, err = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 2, err
-    return err.splitlines()[-1]
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``cells`` and a run on them in ``run``; what was printed is in ``printed``."""
-    root = tmp_path_factory.mktemp("own")
-    cells = draw(root / "cells", "abcdefgh", classes=3)
-    (root / "printed").write_text(finish(start("train", *data(root, cells))))
-    return root
-
-
-def data(root: Path, cells: Path) -> tuple[str | Path, ...]:
+def data(root: Path, cells: Path) -> tuple[str, ...]:
     where = ("--data-dir", cells, "--prepared-dir", root / "prepared", "--workdir", root / "run")
-    return ("--dataset", "folder", *where, *TINY)
+    return (*TINY, "--dataset", "folder", *map(str, where))
 
 
-def test_classes_are_found_and_kept(own):
-    config = json.loads((own / "run" / "config.json").read_text())
+type Program = Callable[..., str]
+
+
+@pytest.fixture
+def program(monkeypatch, capsys) -> Program:
+    """Runs a command in this process and gives what it prints."""
+
+    def run(module: ModuleType, *arguments: str | Path) -> str:
+        monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
+        capsys.readouterr()
+        module.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_a_folder_is_trained_on_scored_and_segmented(tmp_path, program):
+    draw(tmp_path / "cells" / "train", 12, classes=1)
+    draw(tmp_path / "cells" / "validation", 4, classes=1)
+    printed = finish(start("train", *data(tmp_path, tmp_path / "cells")))
+    assert printed.startswith(
+        "12 images to train on and 4 for validation, split by folders; masks of objects of one"
+        " class\n"
+    )
+    run = tmp_path / "run"
+    assert [row["id"] for row in json.loads((run / "eval.json").read_text())["per_image"]] == [
+        f"validation/{index}" for index in range(4)
+    ]
+    assert len(list((run / "samples").iterdir())) == 3
+
+    scores = json.loads(program(evaluate, "--run", run, "--split", "all", "--samples", "0"))
+    assert scores["images"] == 16
+    images = tmp_path / "cells" / "validation" / "images"
+    done = program(predict, "--model", run, images, "--out", tmp_path / "out")
+    assert done.startswith("4 segmented;")
+    for image in images.iterdir():
+        mask = np.asarray(Image.open(tmp_path / "out" / f"{image.stem}.mask.png"))
+        assert mask.shape == np.asarray(Image.open(image)).shape[:2]
+
+    draw(tmp_path / "classes", 2, classes=3)
+    said = r"masks/\d\.png has the value 2, but the network's masks hold 0 and 1, or 0 and 255;"
+    with pytest.raises(InputError, match=said):
+        program(evaluate, "--run", run, "--data-dir", tmp_path / "classes", "--split", "all")
+    with pytest.raises(InputError, match="give both, or neither"):
+        program(evaluate, "--run", run, "--dataset", "folder")
+
+
+def test_classes_are_found_and_a_run_keeps_to_its_data(tmp_path, capsys):
+    def trainer(cells: Path) -> Trainer:
+        arguments = [*data(tmp_path, cells), "--train-images", "2", "--epochs", "8"]
+        return Trainer(command.parse(TrainConfig, PRESETS, arguments, prog="train"))
+
+    cells = draw(tmp_path / "cells", 8, classes=3)
+    first = trainer(cells)
+    assert first.network.config.classes == 3
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
     found = config["found"]
     assert found["classes"] == config["unet"]["classes"] == 3
     assert sum(found["images"].values()) == 8
-    assert found["split_by"] == "names"
-    images = found["images"]
     assert (
-        f"{images['train']} images to train on and {images['validation']} for validation, split by"
-        " names; masks of classes 0 to 2\n"
-    ) in (own / "printed").read_text()
-    assert (
-        len(json.loads((own / "run" / "eval.json").read_text())["per_image"])
-        == (images["validation"])
-    )
-    assert (own / "run" / "samples").is_dir()
+        "{train} images to train on and {validation} for validation, split by names; masks of"
+        " classes 0 to 2\n".format(**found["images"])
+    ) in capsys.readouterr().out
 
-
-def test_the_run_is_scored_and_segments(own):
-    scores = json.loads(finish(start("evaluate", "--run", own / "run", "--split", "all")))
-    assert scores["images"] == 8
-    line = finish(
-        start("predict", "--model", own / "run", own / "cells" / "images", "--out", own / "out")
-    )
-    assert line.startswith("8 segmented;")
-    for image in (own / "cells" / "images").iterdir():
-        mask = np.asarray(Image.open(own / "out" / f"{image.stem}.mask.png"))
-        assert mask.shape == np.asarray(Image.open(image)).shape[:2]
-        assert mask.max() <= 2
-
-
-def test_other_data_must_fit_the_network(own):
-    objects = draw(own / "objects", "xy", classes=1)
-    others = ("--data-dir", objects, "--split", "all")
-    said = fail("evaluate", "--run", own / "run", *others)
-    assert re.search(
-        r"masks/[xy]\.png has the value 255, but the network's masks hold 0 to 2;", said
-    )
-    assert "give both, or neither" in fail("evaluate", "--run", own / "run", "--dataset", "folder")
-
-
-def test_a_finished_run_is_resumed_with_the_same_data_alone(own):
-    moved = Path(shutil.copytree(own / "cells", own / "moved"))
-    again = data(own, moved)
-    before = (own / "run" / "metrics.jsonl").read_bytes()
-    assert "resuming" in finish(start("train", *again))
-    assert (own / "run" / "metrics.jsonl").read_bytes() == before
-    mask = np.asarray(Image.open(moved / "masks" / "a.png")).copy()
+    moved = Path(shutil.copytree(cells, tmp_path / "moved"))
+    assert trainer(moved).run.path == tmp_path / "run"
+    mask = np.asarray(Image.open(moved / "masks" / "0.png")).copy()
     mask[0, 0] = 2 - mask[0, 0]
-    Image.fromarray(mask).save(moved / "masks" / "a.png")
-    said = fail("train", *again)
-    assert "holds a run with other options: found.content is" in said
-    (moved / "masks" / "a.png").unlink()
-    assert "images/a.png has no mask masks/a.*; add the mask" in fail("train", *again)
+    Image.fromarray(mask).save(moved / "masks" / "0.png")
+    with pytest.raises(InputError, match=r"holds a run with other options: found\.content is"):
+        trainer(moved)
+    (moved / "masks" / "0.png").unlink()
+    with pytest.raises(InputError, match=r"images/0\.png has no mask masks/0\.\*; add the mask"):
+        trainer(moved)
