@@ -27,6 +27,7 @@ class Options(StudyOptions):
     """Train masked networks with one step of the recipe changed at a time; compare them."""
 
 
+_SERIES = {1: "1-bit activations", 2: "2-bit activations"}
 _STEPS: dict[str, tuple[str, dict[str, Any]]] = {
     "start": ("from full precision", {}),
     "sparse": ("10 % non-zero at the start", {"model.density": 0.1}),
@@ -53,10 +54,10 @@ def rows(scale: Scale) -> list[Row]:
     """
     found = [full_precision_row(scale), further_row(scale)]
     floating = found[0].name
-    for bits in (1, 2):
+    for bits in _SERIES:
         base = network("all_masked", activation_bits=bits)
         tuned = {**scale.best, "epochs": scale.tuning_epochs, **base}
-        series = f"{bits}-bit activations"
+        series = _SERIES[bits]
         whole = scale.config.epochs + scale.tuning_epochs
         found.append(
             Row(
@@ -98,8 +99,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
       results: of the study.
       path: PNG file.
     """
-    groups = figures.series(results)
-    floating = groups.pop("", {})
+    found = figures.series(results)
+    floating = found.pop("", {})
+    groups = {series: found.get(series, {}) for series in _SERIES.values()}
     longest = max(len(group) for group in groups.values())
     made, panels = figures.figure(len(groups), height=1.6 + 0.33 * longest, width=5.4)
     for axes, (series, group) in zip(panels, groups.items(), strict=True):

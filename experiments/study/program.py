@@ -7,7 +7,7 @@ from typing import Any
 from experiments.command import make_folder
 from experiments.study.options import StudyOptions
 from experiments.study.rows import Study
-from experiments.study.runs import Run, chosen, plan
+from experiments.study.runs import Run, chosen, plan, shown
 from experiments.study.scales import chosen_scale
 from experiments.study.tables import table
 from mbu_jax.errors import InputError
@@ -42,8 +42,7 @@ def run_study(study: Study, options: StudyOptions) -> None:
     from experiments.study.report import collect
 
     failed = carry_out(wanted)
-    # What others only start from is another study's.
-    runs = [run for run in planned if run.row.name in {row.name for row in rows}]
+    runs = shown(planned, rows)
     latency = measured(_first_finished(runs), scale, earlier and earlier["latency"])
     results = collect(study, scale, options, runs, failed, latency)
     write_json_atomic(folder / RESULTS, results)

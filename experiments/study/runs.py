@@ -99,6 +99,20 @@ def plan(rows: Sequence[Row], scale: Scale, options: StudyOptions) -> list[Run]:
     return runs
 
 
+def shown(runs: Sequence[Run], rows: Sequence[Row]) -> list[Run]:
+    """Leave out runs that others only start from.
+
+    Args:
+      runs: what `plan` gave.
+      rows: of the study.
+
+    Returns:
+      The runs of its rows.
+    """
+    names = {row.name for row in rows}
+    return [run for run in runs if run.row.name in names]
+
+
 def chosen(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
     """Choose the runs of some rows, and those that they need.
 

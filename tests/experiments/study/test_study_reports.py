@@ -12,20 +12,20 @@ from PIL import Image
 from experiments.study import figures, paper
 from experiments.study.options import StudyOptions
 from experiments.study.report import collect, finished_runs, milliseconds, spread
-from experiments.study.runs import plan
+from experiments.study.runs import plan, shown
 from experiments.study.scales import chosen_scale
 from experiments.study.tables import table
 from mbu_jax.errors import InputError
 from tests.experiments.study.stored import MACHINE, dice, latency, store
 
-NAMES = ["table1", "bits", "levels", "density", "pareto"]
+NAMES = ["table1", "recipe", "bits", "levels", "density", "pareto"]
 
 
 def results_of(name: str, runs: Path, timed: bool = True, **changes: Any) -> dict[str, Any]:
     options = StudyOptions(runs=runs, **changes)
     scale = chosen_scale(options)
     study = importlib.import_module(f"experiments.{name}").STUDY
-    planned = plan(study.rows(scale), scale, options)
+    planned = shown(plan(study.rows(scale), scale, options), study.rows(scale))
     for run in planned:
         store(run)
     times = latency(planned) if timed else None
@@ -48,7 +48,7 @@ def test_the_table_has_means_spreads_and_the_papers_numbers(tmp_path: Path) -> N
         *("paper's Dice", "paper's IoU", "paper's F1"),
     ]
     by_label = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
-    assert len(by_label) == len(results["rows"]) == 11
+    assert len(by_label) == len(results["rows"]) == 14
     scores = [run["scores"]["dice"] for run in results["rows"]["binary"]["runs"]]
     assert len(scores) == 3
     binary = by_label["Binary"]
@@ -92,13 +92,19 @@ def test_results_keep_everything_raw(tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(results)
     assert results["options"]["model.width"] == 32
     run = results["rows"]["l1_0.1"]["runs"][1]
+    start = run["options"].pop("initial")
+    assert start.startswith("full_precision-seed1-")
     assert run["options"] == {
+        "epochs": 8,
+        "model.density": 0.3,
         "model.network": "all_masked",
         "optimizer.latent_l1": 0.1,
+        "optimizer.latent_rate": 3.0,
+        "optimizer.learning_rate": 0.002,
         "seed": 1,
     }
     assert set(run["scores"]) == {"dice", "iou", "f1", "precision", "recall", "pooled_iou"}
-    assert (run["densities"], run["minutes"], run["updates"]) == ({"stem.conv2": 0.1}, 1.5, 9)
+    assert (run["densities"], run["minutes"], run["updates"]) == ({"stem.conv2": 0.3}, 1.5, 9)
     assert run["machine"] == MACHINE
     assert len(results["latency"]["rows"]["binary"]["seconds"]) == 3
     assert milliseconds(results, "binary") == pytest.approx(30)
@@ -149,7 +155,7 @@ def test_figures_show_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         assert image.format == "PNG"
         assert image.width > 600
     drawn = {
-        round(float(y if name != "table1" else x), 6)
+        round(float(x if name in ("table1", "recipe") else y), 6)
         for axes in made[0].axes
         for line in axes.get_lines()
         for x, y in np.asarray(line.get_xydata(), float)
