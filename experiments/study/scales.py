@@ -57,7 +57,10 @@ class Scale:
         config = self.config
         whole = f"{config.epochs} epochs"
         if self.start is None:
-            return (f"Every network starts from random weights and is trained for {whole}.",)
+            return (
+                f"Every network starts from random weights and is trained for {whole}, unless its "
+                "row says otherwise.",
+            )
         return (
             f"Full precision is trained for {whole} from random weights. Every other network "
             "starts from the full-precision one of its seed and is trained for "
