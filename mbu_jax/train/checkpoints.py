@@ -1,12 +1,13 @@
 """Checkpoints of a run: the best one and the last few, written whole or not at all (Orbax)."""
 
 import contextlib
+import functools
 import os
 import re
 import shutil
 import sys
-import time
 from collections.abc import Iterator
+from logging import LogRecord, getLogger
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -203,29 +204,36 @@ class Checkpoints:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep from the terminal what Orbax and TensorStore print besides the error they raise."""
-    verbosity, report = logging.get_verbosity(), sys.unraisablehook
-    last_end = 0.0
-
-    def pass_over_abandoned(event: "sys.UnraisableHookArgs") -> None:
-        nonlocal last_end
-        if "Event loop is closed" in str(event.exc_value):
-            last_end = time.monotonic()
-        else:
-            report(event)
-
+    _pass_over_abandoned_work()
+    verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)
-    sys.unraisablehook = pass_over_abandoned
     try:
         yield
-    except BaseException:
-        # Where one array fails, TensorStore's work on the others ends a little later.
-        last_end = time.monotonic()
-        while time.monotonic() < last_end + 0.3:
-            time.sleep(0.05)
-        raise
     finally:
         logging.set_verbosity(verbosity)
-        sys.unraisablehook = report
+
+
+@functools.cache
+def _pass_over_abandoned_work() -> None:
+    """Let errors that nobody waits for go unreported, once and for the rest of the process.
+
+    Where one array fails, TensorStore's work on the others fails later, at the latest when the
+    process ends: some in futures that nobody reads, some after their event loop has closed.
+    """
+    report = sys.unraisablehook
+
+    def unraisable(event: "sys.UnraisableHookArgs") -> None:
+        if "Event loop is closed" not in str(event.exc_value):
+            report(event)
+
+    def unread(record: LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        # TensorStore's errors begin with their status: "OUT_OF_RANGE: ...".
+        theirs = isinstance(error, ValueError) and re.match(r"[A-Z_]+: ", str(error))
+        return not (theirs and "never retrieved" in record.getMessage())
+
+    sys.unraisablehook = unraisable
+    getLogger("asyncio").addFilter(unread)
 
 
 def _of_the_system(error: OSError | ValueError) -> str | None:

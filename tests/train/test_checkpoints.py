@@ -1,3 +1,4 @@
+import asyncio
 import errno
 import json
 import os
@@ -136,11 +137,7 @@ DAMAGES = {
 
 
 def elsewhere(function: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Call a function of this file in a process of its own.
-
-    Where one array fails, Orbax abandons its work on the others; Python speaks of that whenever
-    it finds out, in the middle of other tests.
-    """
+    """Call a function of this file in a process of its own, whose output tells what a user sees."""
     program = f"import sys; from {__name__} import {function}; {function}(*sys.argv[1:])"
     folders = [str(Path(__file__).parents[2]), *sys.path]
     return subprocess.run(
@@ -249,6 +246,16 @@ def test_a_refused_write_leaves_the_earlier_checkpoint(run, network):
     _, params, _, step = load_run(run.path)
     assert step == 5
     assert_same(params, state(network, 5).ema)
+
+
+def test_only_what_orbax_abandons_goes_unreported(run, caplog):
+    load_run(run.path)
+    loop = asyncio.new_event_loop()
+    for text in ("OUT_OF_RANGE: Failed to write 9 bytes", "a bug"):
+        loop.create_future().set_exception(ValueError(text))
+    loop.close()
+    unread = [r.exc_info for r in caplog.records if "never retrieved" in r.getMessage()]
+    assert [str(error) for _, error, _ in unread] == ["a bug"]
 
 
 # As TensorStore words it on a file system without space.
