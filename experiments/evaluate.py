@@ -15,14 +15,14 @@ from tqdm import tqdm
 
 from experiments import command
 from experiments.packed import compare, packed_logits
-from mbu_jax.data import eval_batches, open_source
-from mbu_jax.data.pipeline import PreparedImages
+from mbu_jax.data import eval_batches
 from mbu_jax.errors import InputError
 from mbu_jax.saving import load_packed
 from mbu_jax.train.checkpoints import Which, load_run
 from mbu_jax.train.evaluation import Evaluator
+from mbu_jax.train.images import images_of_run
 from mbu_jax.train.report import write_report
-from mbu_jax.train.rundir import RunDirectory, read_config
+from mbu_jax.train.rundir import RunDirectory
 from mbu_jax.train.step import data_mesh
 
 
@@ -66,20 +66,18 @@ class EvaluateConfig:
 def main() -> None:
     """Parse the command line, score, print JSON."""
     options = command.parse(EvaluateConfig, {"default": EvaluateConfig()})
-    config = read_config(options.run)
     network, params, stats, step = load_run(options.run, options.checkpoint)
     own = options.data_dir is None
     if own and options.dataset is not None:
         raise InputError("--dataset tells the layout of --data-dir; give both, or neither")
-    source = open_source(
-        options.dataset or config["dataset"],
+    images = images_of_run(
+        options.run,
         options.split,
-        data_dir=config["data_dir"] if own else options.data_dir,
-        prepared_dir=config["prepared_dir"],
         classes=network.config.classes,
+        dataset=options.dataset,
+        data_dir=options.data_dir,
+        image_size=options.image_size,
     )
-    size = options.image_size or config["data"]["image_size"]
-    images = PreparedImages(source, None if size is None else (size[0], size[1]))
     mesh = data_mesh()
     if options.batch_size < 1 or options.batch_size % mesh.size:
         raise InputError(

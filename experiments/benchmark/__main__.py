@@ -19,16 +19,21 @@ from tqdm import tqdm
 
 from experiments import command
 from experiments.benchmark.charts import draw
-from experiments.benchmark.config import PRESETS, BenchmarkConfig
+from experiments.benchmark.config import PRESETS, BenchmarkConfig, NetworkOptions
 from experiments.benchmark.groups import plan
 from experiments.benchmark.materials import Materials
 from experiments.benchmark.measuring import Measurer, without_own_precision
 from experiments.benchmark.nursery import Nursery
 from experiments.benchmark.rows import choose_rows
+from experiments.benchmark.scoring import score
 from experiments.benchmark.tables import tables
 from experiments.timing import machine
+from mbu_jax.data.pipeline import PreparedImages
 from mbu_jax.files import write_json_atomic
 from mbu_jax.ops.bitsliced import library
+from mbu_jax.train.images import images_of_run
+from mbu_jax.train.rundir import read_config
+from mbu_jax.unet import UNetConfig
 
 _PEERS = ("onnx", "onnxruntime", "openvino")
 
@@ -69,6 +74,7 @@ def benchmark(config: BenchmarkConfig, nursery: Nursery) -> dict[str, Any]:
     for line in left_out:
         print(line, file=sys.stderr)
     groups = plan(config, rows)
+    images = _scored_images(config.networks)  # whose lack should not be found at the end
     with tempfile.TemporaryDirectory(prefix="mbu-benchmark-") as folder:
         materials = Materials(Path(folder), config, rows)
         measurer = Measurer(materials, nursery, config)
@@ -79,6 +85,10 @@ def benchmark(config: BenchmarkConfig, nursery: Nursery) -> dict[str, Any]:
             repeating |= without_own_precision(found).keys()
             measured.append(found)
         networks = {name: material.facts for name, material in materials.networks.items()}
+        scores = None
+        if images is not None:
+            different = [row for row in rows if row.name not in repeating]
+            scores = score(different, images, materials, nursery)
     options: dict[str, Any] = dataclasses.asdict(config)
     del options["out"], options["overwrite"], options["gpu"]  # where it lies is none of its content
     return {
@@ -87,7 +97,16 @@ def benchmark(config: BenchmarkConfig, nursery: Nursery) -> dict[str, Any]:
         "left_out": left_out,
         "networks": networks,
         "groups": measured,
+        "scores": scores,
     }
+
+
+def _scored_images(options: NetworkOptions) -> PreparedImages | None:
+    if not options.score:
+        return None
+    assert options.run is not None, "checked with the other options"
+    unet = UNetConfig.from_dict(read_config(options.run)["unet"])
+    return images_of_run(options.run, "validation", classes=unet.classes)
 
 
 def _machine(load: float) -> dict[str, Any]:

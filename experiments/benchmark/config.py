@@ -27,6 +27,10 @@ class NetworkOptions:
     density: float = 0.1
     """Share of non-zeros of random masked weights."""
 
+    score: bool = False
+    """Also score trained networks on every runtime, on the validation images of --run, whose data
+    must still lie where they were; eight-bit networks are calibrated on its training images."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TimingOptions:
@@ -174,9 +178,13 @@ class BenchmarkConfig:
             self._check_cpu()
         else:
             self.gpu.check()
+            if self.networks.score:
+                raise InputError("--score is of --device cpu; leave it out")
         for density in (*self.densities, self.networks.density):
             if not 0 < density < 1:
                 raise InputError(f"density {density} is no share between 0 and 1")
+        if self.networks.score and self.networks.run is None:
+            raise InputError("--score needs the images of a trained network; name it with --run")
         self._check_folder()
 
     def _check_cpu(self) -> None:

@@ -21,6 +21,7 @@ class Job:
       logits: file for the logits [H, W, classes] of the first image, or None.
       picture: PNG file to segment instead of the images, or None.
       mask: PNG file for its mask, or None.
+      masks: file for the masks [N, H, W] of all the images, which are then not timed, or None.
     """
 
     row: str
@@ -35,6 +36,7 @@ class Job:
     logits: str | None = None
     picture: str | None = None
     mask: str | None = None
+    masks: str | None = None
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Job":

@@ -20,9 +20,10 @@ from experiments.benchmark.pictures import nuclei
 from experiments.benchmark.rows import Row
 from mbu_jax.inference import infer
 from mbu_jax.saving import save_packed
+from mbu_jax.train.images import images_of_run, some_images
 from mbu_jax.unet import UNet
 
-_CALIBRATION_IMAGES, _CALIBRATION_SIZE = 8, 256
+_CALIBRATION_IMAGES, _CALIBRATION_SIZE = 32, 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +35,14 @@ class Material:
       files: by what reads them: ``xla``, ``onnx``, ``int8``, or ``packed``.
       facts: about the network, for the report.
       logits: [H, W, classes] that it should give for the first image of the main size.
+      trained: whether its weights are other than random.
     """
 
     unet: dict[str, Any]
     files: dict[str, Path]
     facts: dict[str, Any]
     logits: NDArray | None = None
+    trained: bool = False
 
 
 class Materials:
@@ -58,6 +61,7 @@ class Materials:
 
     def __init__(self, folder: Path, config: BenchmarkConfig, rows: Sequence[Row]) -> None:
         self.folder = folder
+        self._options = config.networks
         self._drawn = Networks(config.networks)
         self.networks: dict[str, Material] = {}
         self.picture = folder / "picture.png"
@@ -130,12 +134,21 @@ class Materials:
             files["onnx"] = self.folder / "float.onnx"
             write_onnx(model, files["onnx"])
             if any(row.engine == "int8" for row in rows):
-                channels = self._drawn.in_channels
-                images = nuclei(_CALIBRATION_IMAGES, _CALIBRATION_SIZE, channels, split="train")
                 files["int8"] = self.folder / "int8.onnx"
-                facts["int8"] = write_int8(files["onnx"], files["int8"], images)
+                facts["int8"] = write_int8(files["onnx"], files["int8"], self._calibration())
         config = model.config.to_dict()
-        self.networks["full_precision"] = Material(config, files, facts, logits)
+        trained = not network.random
+        self.networks["full_precision"] = Material(config, files, facts, logits, trained)
+
+    def _calibration(self) -> Sequence[NDArray]:
+        options = self._options
+        if options.score:
+            assert options.run is not None, "checked with the other options"
+            classes = self._drawn.full_precision().model.config.classes
+            images = images_of_run(options.run, "train", classes=classes)
+            return some_images(images, _CALIBRATION_IMAGES)
+        channels = self._drawn.in_channels
+        return list(nuclei(_CALIBRATION_IMAGES, _CALIBRATION_SIZE, channels, split="train"))
 
     def _write_packed(self, name: str, density: float | None = None) -> None:
         network = self._drawn.packed(name, density)
@@ -153,7 +166,8 @@ class Materials:
                 program = jax.jit(lambda params, x: infer(params, x, implementation="xla"))
                 logits = np.asarray(program(network.packed, jnp.asarray(self._first)))[0]
         config = network.packed.config.to_dict()
-        self.networks[key] = Material(config, {"packed": path}, facts, logits)
+        files = {"packed": path}
+        self.networks[key] = Material(config, files, facts, logits, not network.random)
 
 
 def masked_networks(rows: Sequence[Row]) -> list[str]:

@@ -44,11 +44,13 @@ class PackedNetwork:
       packed: the network.
       model: the model in evaluation mode, or None.
       source: where the weights are from.
+      random: whether they are random.
     """
 
     packed: PackedUNet
     model: UNet | None
     source: str
+    random: bool = False
 
     @property
     def density(self) -> float:
@@ -121,7 +123,7 @@ class Networks:
         config = _preset(preset, quantization, self._sizes)
         model = random_model(config, wanted)
         masked = "" if preset == "binary" else f", {100 * wanted:g} % non-zero where masked"
-        return PackedNetwork(pack(model), model, f"random weights{masked}")
+        return PackedNetwork(pack(model), model, f"random weights{masked}", random=True)
 
 
 def network_name(config: UNetConfig) -> str:

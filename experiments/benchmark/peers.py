@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def write_onnx(model: UNet, path: Path) -> None:
     onnx.save(export_onnx(model), path)
 
 
-def write_int8(source: Path, path: Path, images: NDArray) -> dict[str, Any]:
+def write_int8(source: Path, path: Path, images: Sequence[NDArray]) -> dict[str, Any]:
     """Quantize an exported network: static, QDQ, a scale for every output channel.
 
     Activations are uint8, weights int8; on processors without VNNI weights have seven bits,
@@ -35,7 +35,7 @@ def write_int8(source: Path, path: Path, images: NDArray) -> dict[str, Any]:
     Args:
       source: the exported network.
       path: the file for the quantized one.
-      images: uint8 [B, H, W, C] to calibrate on.
+      images: uint8 [H, W, C] each, to calibrate on.
 
     Returns:
       What was set.

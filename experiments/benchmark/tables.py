@@ -31,6 +31,8 @@ def tables(report: dict[str, Any]) -> str:
     lines += _remarks(report)
     for group in report["groups"]:
         lines += ["", *(_layers(group) if group["section"] == "layers" else _group(group))]
+    if report["scores"] is not None:
+        lines += ["", *_scores(report["scores"])]
     lines += ["", *_LEGEND]
     return "\n".join(lines)
 
@@ -78,6 +80,17 @@ def _layers(group: dict[str, Any]) -> list[str]:
         header = ["convolution", "ms", "share", "non-zero MMAC", "GMAC/s", "floor ms", "reached"]
         lines += [*([""] if lines else []), title, *aligned(header, body)]
     return lines
+
+
+def _scores(found: dict[str, Any]) -> list[str]:
+    (count,) = {row["images"] for row in found["rows"].values()}
+    height, width = found["size"]
+    body = [
+        [name, *(f"{row[score]:.4f}" for score in ("dice", "iou", "f1"))]
+        for name, row in found["rows"].items()
+    ]
+    title = f"Scores of the trained networks on {count} validation images of {height}x{width}"
+    return [title, *aligned(["row", "Dice", "IoU", "F1"], body)]
 
 
 def _group(group: dict[str, Any]) -> list[str]:

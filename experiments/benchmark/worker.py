@@ -63,16 +63,26 @@ def _serve(lines: Any) -> int:
 
 
 def _answers(job: Job, requests: Any) -> Iterator[dict[str, Any]]:
-    """What is known once the network is warm, then the times of every run, at last the memory."""
+    """What is known once the network is warm, then the times of every run, at last the memory.
+
+    Where masks of all images are asked for, only what is known once they are written.
+    """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, job.cores)
     os.environ |= dict.fromkeys(_THREAD_VARIABLES, str(job.threads))
-    images = np.load(job.images, allow_pickle=False)[: job.batch]
+    images = np.load(job.images, mmap_mode="r", allow_pickle=False)
+    if job.masks is None:
+        images = np.array(images[: job.batch])
     cls = runtime_class(job.runtime)
     cls.start(job)
     reset_peak()
     baseline = resident_bytes()
-    runtime = cls(job, images.shape)
+    runtime = cls(job, (job.batch, *images.shape[1:]))
+    if job.masks is not None:
+        segmented = [runtime.mask(image) for image in images]
+        np.save(job.masks, np.stack(segmented), allow_pickle=False)
+        yield {"facts": runtime.facts}
+        return
     x = runtime.prepare(images)
     call: Callable[[], Any] = _end_to_end(job, runtime) if job.picture else lambda: runtime.run(x)
     began = time.perf_counter()

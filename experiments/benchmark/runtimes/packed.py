@@ -33,7 +33,7 @@ class Packed(Runtime):
         self._engine = job.engine
         self._params = load_packed(job.model)
         self.facts = {"engine": job.engine}
-        if job.picture is not None:
+        if job.picture is not None or job.masks is not None:
             return
         program = jax.jit(lambda params, x: infer(params, x, implementation=job.engine))
         images = jax.ShapeDtypeStruct(shape, np.uint8)
