@@ -97,6 +97,8 @@ SCALES = {
             PRESETS["small"],
             start=_FURTHER,
             best={**_FURTHER, "epochs": PRESETS["best"].epochs},
+            # With the larger steps of quantized weights one of three seeds got stuck.
+            float_options={"optimizer.learning_rate": 2e-3},
         ),
         Scale(
             "paper",
