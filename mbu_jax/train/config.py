@@ -315,7 +315,6 @@ PRESETS: dict[str, TrainConfig] = {
     "small": _SMALL,
     "best": dataclasses.replace(
         _SMALL,
-        epochs=14,
         model=ModelOptions(network="all_masked", activation_bits=2, width=32, density=0.3),
         optimizer=dataclasses.replace(_ADAM, learning_rate=2e-3, latent_rate=3.0),
     ),
