@@ -338,5 +338,5 @@ PRESETS: dict[str, TrainConfig] = {
     ),
 }
 """Named sets of options: the embedded default, two CPU cores on real data, the quantised network
-that scores best there when it starts from full precision (``--initial RUN --teacher RUN``), and the
-paper's own."""
+that scores best there when it starts from full precision (``--initial RUN``), and the paper's
+own."""
