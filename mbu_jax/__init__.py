@@ -1,7 +1,5 @@
 """Masked Binary U-Net for JAX and Flax: one-bit image segmentation."""
 
-import importlib.metadata
-
 from mbu_jax.errors import InputError
 from mbu_jax.export import export
 from mbu_jax.inference import infer, pack
@@ -31,10 +29,3 @@ __all__ = [
     "save_packed",
     "summary",
 ]
-
-
-def __getattr__(name: str) -> str:
-    """Look ``__version__`` up where the package was installed, when somebody asks."""
-    if name == "__version__":
-        return importlib.metadata.version("mbu-jax")
-    raise AttributeError(f"module 'mbu_jax' has no attribute {name!r}")

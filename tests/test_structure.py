@@ -7,13 +7,10 @@ import importlib.util
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-import mbu_jax
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("mbu_jax", "triton_kernels", "experiments")
@@ -394,10 +391,3 @@ def test_the_lock_file_names_the_public_registry_alone() -> None:
     assert set(re.findall(r'registry = "([^"]*)"', lock)) == {"https://pypi.org/simple"}
     hosts = set(re.findall(r'url = "(https?://[^/"]*)', lock))
     assert hosts == {"https://files.pythonhosted.org"}
-
-
-def test_the_version_is_the_projects() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert mbu_jax.__version__ == project["version"]
-    with pytest.raises(AttributeError, match="'nothing'"):
-        _ = mbu_jax.nothing
