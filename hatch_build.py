@@ -20,10 +20,13 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 SOURCES = Path("mbu_jax/native")
 LIBRARY = SOURCES / "libmbu.so"
 FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden")
+AVX2 = ("-mavx2", "-mfma", "-mbmi2")
+AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
 INSTRUCTIONS = {
     "portable": (),
-    "avx2": ("-mavx2", "-mfma"),
-    "avx512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"),
+    "avx2": AVX2,
+    "avx512": AVX512,
+    "avx512vnni": (*AVX512, "-mavx512vnni"),
 }
 
 

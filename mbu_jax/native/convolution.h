@@ -28,8 +28,10 @@ void clear_beyond(uint32_t* rows, int number, int words, int width) {
 
 // A thread's memory for one tile.
 struct Workspace {
-  std::vector<Bits> planes, counters, sums, codes;
+  std::vector<Bits> planes, sums, codes;
   std::vector<uint32_t> words;
+  uint64_t call = 0;  // whose tile the planes and sums are of
+  int64_t place = 0;
 };
 
 // One task of a convolution: some outputs of a tile of an image.
@@ -38,6 +40,7 @@ struct Job {
       : weights(*conv.weights), tile(weights.tile), outputs(conv.out_channels) {
     const int part = static_cast<int>(task % conv.parts);
     task /= conv.parts;
+    const int64_t place = task;
     left = static_cast<int>(task % tile.tiles_across()) * tile.columns;
     task /= tile.tiles_across();
     top = static_cast<int>(task % tile.tiles_down()) * tile.rows();
@@ -48,26 +51,34 @@ struct Job {
     last = static_cast<int>(int64_t{conv.out_channels} * (part + 1) / conv.parts);
 
     thread_local Workspace workspace;
+    const bool filled = workspace.call == conv.call && workspace.place == place;
+    workspace.call = 0;  // in case memory runs out
     workspace.planes.resize(tile.scratch_vectors());
     base = reinterpret_cast<const char*>(workspace.planes.data());
-    fill_scratch(conv, tile, image, top, left, workspace.planes.data());
-    workspace.counters.resize(static_cast<size_t>(tile.vectors()) * kMaxBits);
-    counters = {workspace.counters.data(), tile.vectors(), 0};
+    if (!filled) fill_scratch(conv, tile, image, top, left, workspace.planes.data());
     workspace.codes.resize(static_cast<size_t>(results) * tile.planes * tile.vectors());
     codes = workspace.codes.data();
     const size_t words = static_cast<size_t>(tile.rows()) * tile.columns;
     workspace.words.resize(2 * words);
     even = workspace.words.data(), odd = even + words;
     if (weights.from_sum) {
-      workspace.sums.resize(static_cast<size_t>(tile.vectors()) * weights.sum_bits);
-      sums = workspace.sums.data();
-      add_inputs(weights, base, {workspace.sums.data(), tile.vectors(), weights.sum_bits});
+      with_bits(weights.sum.bits, [&]<int bits>(std::integral_constant<int, bits>) {
+        workspace.sums.resize(static_cast<size_t>(tile.vectors()) * bits);
+        sums = workspace.sums.data();
+        if (!filled)
+          compute<bits>(weights, weights.sum, 0, base, nullptr, tile.vectors(),
+                        workspace.sums.data());
+      });
     }
+    workspace.call = conv.call, workspace.place = place;
   }
 
-  void run(size_t output, int result) const {
+  void run(size_t number, int result) const {
+    const Output& output = weights.outputs[number];
     Bits* at = codes + static_cast<size_t>(result) * tile.planes * tile.vectors();
-    compute(weights, weights.outputs[output], base, sums, counters, at);
+    with_bits(output.bits, [&]<int bits>(std::integral_constant<int, bits>) {
+      compute<bits>(weights, output, weights.thresholds, base, sums, tile.vectors(), at);
+    });
   }
 
   // Number of an output's plane among all those of the result.
@@ -101,7 +112,6 @@ struct Job {
   int image, top, left, rows, columns;  // of the image, in pixels down and words across
   int first, last;                      // outputs
   const char* base;
-  Counters counters;
   Bits* codes;
   uint32_t *even, *odd;  // rows of a result's columns, for those who interleave them
   const Bits* sums = nullptr;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "network.h"
@@ -12,180 +13,153 @@
 namespace mbu {
 namespace {
 
-// The lowest bits of a counter, in registers.
-struct Low {
-  Bits bit0, bit1, bit2, bit3, bit4;
+// A number for every pixel of a vector: the lowest bits of all first.
+template <int bits>
+struct Counter {
+  Bits bit[bits];
 
-  explicit Low(const Bits* counter)
-      : bit0(counter[0]), bit1(counter[1]), bit2(counter[2]), bit3(counter[3]), bit4(counter[4]) {}
-
-  void put(Bits* counter, Bits complement) const {
-    counter[0] = bit0 ^ complement, counter[1] = bit1 ^ complement, counter[2] = bit2 ^ complement;
-    counter[3] = bit3 ^ complement, counter[4] = bit4 ^ complement;
+  [[gnu::always_inline]] inline explicit Counter(const Bits* from) {
+    each<0, bits>([&](auto i) MBU_INLINE { bit[i] = from[i]; });
   }
 
-  template <int i>
-  Bits& bit() {
-    if constexpr (i == 0) return bit0;
-    if constexpr (i == 1) return bit1;
-    if constexpr (i == 2) return bit2;
-    if constexpr (i == 3) return bit3;
-    if constexpr (i == 4) return bit4;
+  // Adds a carry worth 2^from, modulo 2^bits.
+  template <int from>
+  [[gnu::always_inline]] inline void add(Bits carry) {
+    each<from, bits>([&](auto i) MBU_INLINE {
+      if constexpr (i + 1 < bits) {
+        carry = half_add(bit[i], carry);
+      } else {
+        bit[i] ^= carry;
+      }
+    });
   }
 };
 
-// Consumes 2^level planes into the counter's low `level` bits; the carry is worth 2^level.
-template <int level>
-[[gnu::always_inline]] inline Bits count(const char* base, const uint32_t* offsets, Low& low) {
+// Adds 2^level planes, each worth 2^shift, or their complements; what leaves the `level` bits from
+// `shift` on is returned.
+template <int level, int shift, bool complements, int bits>
+[[gnu::always_inline]] inline Bits count(const char* at, const uint32_t* offsets,
+                                         Counter<bits>& counter) {
   if constexpr (level == 0) {
-    return load<Bits>(base + *offsets);
+    const Bits plane = load<Bits>(at + *offsets);
+    return complements ? ~plane : plane;
+  } else if constexpr (level == 1) {
+    const Bits a = load<Bits>(at + offsets[0]), b = load<Bits>(at + offsets[1]);
+    return full_add<complements>(counter.bit[shift], a, b);
   } else {
-    const Bits a = count<level - 1>(base, offsets, low);
-    const Bits b = count<level - 1>(base, offsets + (1 << (level - 1)), low);
-    return full_add(low.bit<level - 1>(), a, b);
+    constexpr int half = 1 << (level - 1);
+    const Bits a = count<level - 1, shift, complements>(at, offsets, counter);
+    const Bits b = count<level - 1, shift, complements>(at, offsets + half, counter);
+    return full_add(counter.bit[shift + level - 1], a, b);
   }
 }
 
-// The last planes, fewer than 2^kLowBits: a binary decomposition, each carry joining the next part.
-template <int number, int level = 0>
-[[gnu::always_inline]] inline Bits count_rest(const char* base, const uint32_t* offsets, Low& low,
-                                              Bits carry) {
-  if constexpr (level == kLowBits) {
-    return carry;
-  } else {
-    constexpr bool carried = (number & ((1 << level) - 1)) != 0;
-    if constexpr (number >> level & 1) {
-      const Bits part = count<level>(base, offsets, low);
-      Bits& bit = low.bit<level>();
-      carry = carried ? full_add(bit, part, carry) : half_add(bit, part);
-      offsets += 1 << level;
-    } else if constexpr (carried) {
-      carry = half_add(low.bit<level>(), carry);
+// Planes that are added without a look at how many there are, as a power of two: more would only
+// save a few half adders. Larger shifts are rare, and get less code.
+constexpr int block_levels(int shift) { return shift < 2 ? 5 : 3; }
+
+// Adds planes, each worth 2^shift, or their complements.
+template <int shift, bool complements, int bits>
+[[gnu::always_inline]] inline void add_planes(const char* at, const uint32_t* offsets, uint32_t n,
+                                              Counter<bits>& counter) {
+  if (!n) return;
+  constexpr int levels = block_levels(shift);
+  static_assert(shift + levels < bits);
+  // Two blocks' carries are added before any higher bit is touched.
+  Bits block{};
+  for (bool second = false; n >> levels; n -= 1 << levels, offsets += 1 << levels) {
+    const Bits part = count<levels, shift, complements>(at, offsets, counter);
+    if (second) {
+      counter.template add<shift + levels + 1>(full_add(counter.bit[shift + levels], block, part));
+      block = Bits{};
+    } else {
+      block = part;
     }
-    return count_rest<number, level + 1>(base, offsets, low, carry);
+    second = !second;
   }
+  // The rest is a sum of powers of two, whose carries join the next larger one.
+  Bits carry{};
+  each<0, levels>([&](auto level) MBU_INLINE {
+    Bits& bit = counter.bit[shift + level];
+    if (n >> level & 1) {
+      const Bits part = count<level, shift, complements>(at, offsets, counter);
+      carry = full_add(bit, part, carry);
+      offsets += 1 << level;
+    } else {
+      carry = half_add(bit, carry);
+    }
+  });
+  counter.template add<shift + levels + 1>(full_add(counter.bit[shift + levels], block, carry));
+}
+
+// Adds an output's planes to what a counter holds.
+template <int bits>
+[[gnu::always_inline]] inline void add_all(const Weights& weights, const Output& output,
+                                           const char* at, Counter<bits>& counter) {
+  const uint32_t* offsets = weights.offsets.data();
+  each<0, kMaxShifts>([&](auto shift) MBU_INLINE {
+    const auto [begin, end] = output.negative[shift];
+    add_planes<shift, true>(at, offsets + begin, end - begin, counter);
+  });
+  each<0, kMaxShifts>([&](auto shift) MBU_INLINE {
+    const auto [begin, end] = output.positive[shift];
+    add_planes<shift, false>(at, offsets + begin, end - begin, counter);
+  });
 }
 
 // All ones, or none.
 Bits spread(bool bit) { return Bits{} - static_cast<uint32_t>(bit); }
 
-// A counter for every vector of a tile: [vectors][bits].
-struct Counters {
-  Bits* memory;
-  int vectors, bits;
-
-  Bits* of(int vector) const { return memory + static_cast<size_t>(vector) * bits; }
-};
-
-// Where counters come from: their own memory, another's, or one constant for all vectors.
-struct Source {
-  const Bits* memory;
-  int stride;
-};
-
-// Adds `number` planes at all vectors of the tile, so that their cache lines are fetched once, and
-// complements the counters where `complement` is all ones.
-template <int number>
-void add_block(const char* base, const uint32_t* offsets, Source source, Counters counters,
-               int shift, Bits complement) {
-  for (int v = 0; v < counters.vectors; ++v) {
-    const Bits* from = source.memory + static_cast<size_t>(v) * source.stride;
-    Bits* to = counters.of(v);
-    for (int i = 0; i < shift; ++i) to[i] = from[i] ^ complement;
-    Low low(from + shift);
-    Bits carry = count_rest<number>(base + v * kVectorBytes, offsets, low, Bits{});
-    low.put(to + shift, complement);
-    for (int i = shift + kLowBits; i < counters.bits; ++i) {
-      const Bits bit = from[i];
-      to[i] = bit ^ carry ^ complement;
-      carry &= bit;
-    }
-  }
+void spread_bits_of(int64_t number, int bits, Bits* out) {
+  for (int i = 0; i < bits; ++i) out[i] = spread(number >> i & 1);
 }
 
-constexpr int kBlock = (1 << kLowBits) - 1;
-
-template <int... number>
-void add_block(int n, const char* base, const uint32_t* offsets, Source source, Counters counters,
-               int shift, Bits complement, std::integer_sequence<int, number...>) {
-  using Function = void (*)(const char*, const uint32_t*, Source, Counters, int, Bits);
-  static constexpr Function table[] = {add_block<number>...};
-  table[n](base, offsets, source, counters, shift, complement);
-}
-
-// Adds the planes listed to the counters, which come from `source` once.
-void add_planes(const char* base, const uint32_t* offsets, size_t n, Source& source,
-                Counters counters, int shift, bool complement) {
-  do {
-    const int number = static_cast<int>(std::min<size_t>(n, kBlock));
-    n -= number;
-    add_block(number, base, offsets, source, counters, shift, spread(complement && n == 0),
-              std::make_integer_sequence<int, kBlock + 1>());
-    offsets += number;
-    source = {counters.memory, counters.bits};
-  } while (n);
-}
-
-// counter >= least, bit by bit from the lowest.
-Bits at_least(const Bits* counter, int64_t least, int bits) {
-  if (least == int64_t{1} << (bits - 1)) return counter[bits - 1];
-  if (least >> bits) return Bits{};  // never
+// counter >= least, bit by bit from the lowest; `below` is the complement of least.
+template <int bits>
+[[gnu::always_inline]] inline Bits at_least(const Counter<bits>& counter, const Bits* below) {
   Bits passed = spread(true);
-  for (int i = 0; i < bits; ++i) {
-    passed = least >> i & 1 ? passed & counter[i] : passed | counter[i];
-  }
+  each<0, bits>([&](auto i) MBU_INLINE { passed = majority(passed, counter.bit[i], below[i]); });
   return passed;
 }
 
-void add_all(const Weights& weights, const Range (&ranges)[kMaxShifts], const char* base,
-             Source& source, Counters counters, bool complement) {
-  int last = kMaxShifts - 1;
-  while (last > 0 && ranges[last].begin == ranges[last].end) --last;
-  for (int shift = 0; shift <= last; ++shift) {
-    const auto [begin, end] = ranges[shift];
-    const bool complements = complement && shift == last;
-    if (begin == end && !complements) continue;
-    add_planes(base, weights.offsets.data() + begin, end - begin, source, counters, shift,
-               complements);
-  }
-}
-
-// One output at all vectors of a tile; codes is [planes][vectors].
-void compute(const Weights& weights, const Output& output, const char* base, const Bits* sums,
-             Counters counters, Bits* codes) {
-  const int bits = counters.bits = output.bits, vectors = counters.vectors;
-  Bits constant[kMaxBits];
-  Source source = {sums, bits};
-  if (!sums) {
-    for (int i = 0; i < bits; ++i) constant[i] = spread(output.start >> i & 1);
-    source = {constant, 0};
-  }
-  add_all(weights, output.first, base, source, counters, output.complement);
-  add_all(weights, output.second, base, source, counters, false);
+// One output at `vectors` vectors, beginning at `base`: its codes, [planes][vectors], or where
+// there are no thresholds its counters, [vectors][bits]. Counters start from `sums`, if there are
+// any.
+template <int bits>
+void compute(const Weights& weights, const Output& output, int thresholds, const char* base,
+             const Bits* sums, int vectors, Bits* out) {
+  Bits start[bits], below[3][bits];
+  spread_bits_of(output.start, bits, start);
+  // Passed where the first bit is set: nothing is to be compared.
+  const bool first = thresholds == 1 && output.least[0] == int64_t{1} << (bits - 1);
+  for (int t = 0; t < thresholds && !first; ++t) spread_bits_of(~output.least[t], bits, below[t]);
+  const Bits inverted = spread(output.inverted);
   for (int v = 0; v < vectors; ++v) {
-    const Bits* counter = source.memory + static_cast<size_t>(v) * source.stride;
-    Bits passed[3];
-    for (int t = 0; t < weights.thresholds; ++t)
-      passed[t] = at_least(counter, output.least[t], bits);
-    if (weights.thresholds == 1) {
-      codes[v] = passed[0];
+    Counter<bits> counter(sums ? sums + static_cast<size_t>(v) * bits : start);
+    add_all(weights, output, base + v * kVectorBytes, counter);
+    if (first) {
+      out[v] = counter.bit[bits - 1] ^ inverted;
+    } else if (thresholds == 1) {
+      out[v] = at_least(counter, below[0]) ^ inverted;
+    } else if (thresholds) {
+      const Bits middle = at_least(counter, below[1]);
+      out[v] = at_least(counter, below[0]) ^ middle ^ at_least(counter, below[2]) ^ inverted;
+      out[vectors + v] = middle ^ inverted;
     } else {
-      codes[v] = passed[0] ^ passed[1] ^ passed[2];
-      codes[vectors + v] = passed[1];
+      each<0, bits>([&](auto i)
+                        MBU_INLINE { out[static_cast<size_t>(v) * bits + i] = counter.bit[i]; });
     }
   }
 }
 
-// half - 1 - S at every vector of the tile, S the sum over all inputs.
-void add_inputs(const Weights& weights, const char* base, Counters sums) {
-  const Bits zero[kMaxBits] = {};
-  Source source = {zero, 0};
-  const int planes = weights.tile.planes;
-  for (int plane = 0; plane < planes; ++plane) {
-    const auto& all = weights.all_inputs[plane];
-    add_planes(base, all.data(), all.size(), source, sums, plane, plane == planes - 1);
+// Calls f with the number of bits as a constant.
+template <int i = 0, typename F>
+[[gnu::always_inline]] inline void with_bits(int bits, const F& f) {
+  if (bits == kCounterBits[i]) {
+    f(std::integral_constant<int, kCounterBits[i]>());
+  } else if constexpr (i + 1 < std::size(kCounterBits)) {
+    with_bits<i + 1>(bits, f);
   }
-  for (int v = 0; v < sums.vectors; ++v) sums.of(v)[sums.bits - 1] = ~sums.of(v)[sums.bits - 1];
 }
 
 }  // namespace

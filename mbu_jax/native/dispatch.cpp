@@ -9,7 +9,7 @@ namespace mbu {
 
 extern const Kernels kernels_portable;
 #ifdef MBU_X86
-extern const Kernels kernels_avx2, kernels_avx512;
+extern const Kernels kernels_avx2, kernels_avx512, kernels_avx512vnni;
 #endif
 
 namespace {
@@ -22,14 +22,15 @@ const Kernels& choose() {
   };
 #ifdef MBU_X86
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-      take(kernels_avx512)) {
-    return kernels_avx512;
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && take(kernels_avx2)) {
-    return kernels_avx2;
-  }
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("bmi2");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl");
+  if (avx512 && __builtin_cpu_supports("avx512vnni") && take(kernels_avx512vnni))
+    return kernels_avx512vnni;
+  if (avx512 && take(kernels_avx512)) return kernels_avx512;
+  if (avx2 && take(kernels_avx2)) return kernels_avx2;
 #endif
   return kernels_portable;
 }

@@ -11,6 +11,7 @@
 #include <new>
 #include <string>
 
+#include "crew.h"
 #include "network.h"
 #include "weights.h"
 
@@ -21,35 +22,12 @@ namespace {
 
 using Words = ffi::Buffer<ffi::U32>;
 
-// Runs tasks 0 to n on XLA's threads and on this one. It never waits for a thread that has not
-// begun, so that calls on several devices, each holding a thread of the pool, cannot lock.
 ffi::Error run_tasks(ffi::ThreadPool& pool, int64_t n, const std::function<void(int64_t)>& task) {
-  struct Shared {
-    std::function<void(int64_t)> task;
-    int64_t n;
-    std::atomic<int64_t> next{0}, done{0};
-    std::atomic<bool> failed{false};
-
-    void work() {
-      for (int64_t i; (i = next.fetch_add(1)) < n;) {
-        try {
-          if (!failed) task(i);
-        } catch (...) {
-          failed = true;
-        }
-        if (done.fetch_add(1) + 1 == n) done.notify_all();
-      }
-    }
-  };
-  auto shared = std::make_shared<Shared>();
-  shared->task = task;
-  shared->n = n;
-  const int64_t helpers = std::min(pool.num_threads(), n) - 1;
-  for (int64_t i = 0; i < helpers; ++i) pool.Schedule([shared] { shared->work(); });
-  shared->work();
-  for (int64_t done; (done = shared->done.load()) < n;) shared->done.wait(done);
-  return shared->failed ? ffi::Error(ffi::ErrorCode::kResourceExhausted, "out of memory")
-                        : ffi::Error::Success();
+  static Crew& crew = *new Crew;  // outlives threads that still look at it when the process ends
+  const auto schedule = [&](auto help) { pool.Schedule(std::move(help)); };
+  return crew.run(pool.num_threads(), schedule, n, task)
+             ? ffi::Error::Success()
+             : ffi::Error(ffi::ErrorCode::kResourceExhausted, "out of memory");
 }
 
 ffi::Error wrong(const std::string& what) { return ffi::Error::InvalidArgument(what); }
@@ -157,13 +135,15 @@ ffi::Error run_conv_or_throw(ffi::ThreadPool pool, ConvState* state, Words first
     }
     lists = state->lists;
   }
+  static std::atomic<uint64_t> calls{0};
   Conv conv = {{first.typed_data(), second.typed_data()},
                {static_cast<int>(x[2]), static_cast<int>(y[2])},
                static_cast<int>(images),
                &lists->weights,
                out->typed_data(),
                static_cast<int>(outputs),
-               1};
+               1,
+               ++calls};
   // Sharing out the outputs of a tile costs its copies once more: only where threads would idle.
   const int64_t threads = std::max<int64_t>(pool.num_threads(), 1);
   while (threads > 1 && conv.parts * 16 <= outputs && kernels.conv_tasks(conv) < 4 * threads)

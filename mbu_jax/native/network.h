@@ -12,10 +12,9 @@
 namespace mbu {
 
 constexpr int kMaxSegments = 2;
-constexpr int kMaxBits = 34;  // of a counter
-constexpr int kLowBits = 5;   // of a counter that stay in registers
+constexpr int kCounterBits[] = {8, 9, 10, 11, 13, 16, 34};  // for which code is made
 constexpr int kMaxShifts =
-    4;  // at which planes enter it: plane + log2 of the magnitude, or plane + 1
+    4;  // at which planes enter a counter: plane + log2 of the magnitude, or plane + 1
 
 // A part of an image that is worked on at once, and how its planes lie in scratch memory.
 //
@@ -56,28 +55,27 @@ struct Tile {
 // channels for any.
 Tile plan_tile(int height, int width, int side, int planes, int64_t channels, int vector_words);
 
-// One output channel: count the planes listed in `first`, complement the counter where
-// `complement`, count those in `second`, and compare. Lists are offsets in bytes into the scratch
-// memory, by the counter's bit that they enter at.
+// One output channel: count the complements of the planes listed in `negative` and the planes in
+// `positive`, and compare. Lists are offsets in bytes into the scratch memory, by the counter's bit
+// that they enter at.
 struct Range {
   uint32_t begin, end;
 };
 struct Output {
-  Range first[kMaxShifts], second[kMaxShifts];
-  int64_t start;     // the counter before, unless it starts at the complement of all inputs' sum
+  Range negative[kMaxShifts], positive[kMaxShifts];
+  int64_t start;     // the counter before, unless it starts from the sum over all inputs
   int64_t least[3];  // the counter after, modulo 2^bits, that passes each threshold
-  int bits;          // of the counter
-  bool complement;
+  int bits;          // of the counter, one of kCounterBits
+  bool inverted;     // passed where it is less
 };
 
 struct Weights {
   Tile tile;
-  int sum_bits;    // of the counter where all start from one sum
   int thresholds;  // 1 or 3
-  bool from_sum;   // counters start at the complement of the sum over all inputs (binary layers)
+  bool from_sum;   // counters start from the sum over all inputs (binary layers)
+  Output sum;      // half - 1 - that sum, for from_sum: no thresholds
   std::vector<uint32_t> offsets;
-  std::vector<Output> outputs;          // [taps that make outputs of their own][channels]
-  std::vector<uint32_t> all_inputs[2];  // offsets of all inputs by plane, for from_sum
+  std::vector<Output> outputs;  // [taps that make outputs of their own][channels]
 };
 
 struct Conv {
@@ -87,7 +85,8 @@ struct Conv {
   const Weights* weights;
   uint32_t* out;
   int out_channels;
-  int parts;  // that the outputs of a tile are shared out in
+  int parts;      // that the outputs of a tile are shared out in
+  uint64_t call;  // differs from that of every other call: a thread knows what it has filled
 };
 
 struct Stem {

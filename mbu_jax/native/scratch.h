@@ -46,12 +46,23 @@ template <int across, int... i>
 template <int across>
 [[gnu::always_inline]] inline void gather(const uint32_t* plane, const Tile& tile, int top,
                                           int left, int i, Bits* line) {
+  constexpr int groups = kVectorWords / across;
   const int vectors = tile.row_vectors(), inside = std::min(tile.columns, tile.words - left);
+  const int first = top + i, last = first + (groups - 1) * tile.rows_each;
   line[0] = line[vectors + 1] = Bits{};
-  for (int v = inside / across; v < vectors; ++v) line[1 + v] = Bits{};
   auto* words = reinterpret_cast<uint32_t*>(line + 1);
-  for (int group = 0; group < kVectorWords / across; ++group, words += across) {
-    const int y = top + group * tile.rows_each + i;
+  if (inside == tile.words && first >= 0 && last < tile.height) {
+    // Whole rows, none beyond the image: most are.
+    const size_t step = static_cast<size_t>(tile.rows_each) * tile.words;
+    const uint32_t* row = plane + static_cast<size_t>(first) * tile.words;
+    for (int v = 0; v < vectors; ++v, words += kVectorWords, row += across) {
+      for (int group = 0; group < groups; ++group)
+        std::memcpy(words + group * across, row + group * step, 4 * across);
+    }
+    return;
+  }
+  for (int v = inside / across; v < vectors; ++v) line[1 + v] = Bits{};
+  for (int y = first; y <= last; y += tile.rows_each, words += across) {
     if (y < 0 || y >= tile.height) {
       for (int v = 0; v < vectors; ++v) std::memset(words + v * kVectorWords, 0, 4 * across);
       continue;
@@ -97,7 +108,14 @@ void fill_scratch(const Conv& conv, const Tile& tile, int image, int top, int le
         for (int plane = 0; plane < tile.planes; ++plane, out += tile.side * tile.plane_vectors()) {
           const size_t index =
               (static_cast<size_t>(image) * tile.planes + plane) * channels + channel;
-          const uint32_t* in = conv.segment[s] + index * tile.height * tile.words;
+          const size_t plane_words = static_cast<size_t>(tile.height) * tile.words;
+          const uint32_t* in = conv.segment[s] + index * plane_words;
+          // The next plane lies too far away for the processor to foresee.
+          if (channel + 1 < channels) {
+            const size_t from = static_cast<size_t>(top) * tile.words, most = plane_words - from;
+            const size_t next = std::min(most, static_cast<size_t>(tile.rows()) * tile.words);
+            for (size_t i = 0; i < next; i += 16) __builtin_prefetch(in + plane_words + from + i);
+          }
           fill_plane<across>(in, tile, top, left, lines.data(), out);
         }
       }

@@ -32,8 +32,11 @@ struct StemWorkspace {
   std::vector<uint32_t> pairs, weights;
 };
 
-// One word of several outputs: the sums of 32 pixels, compared with each threshold. Two vectors of
-// sums an output and four outputs are what registers hold and keep the multipliers busy.
+// Outputs at once, which with two vectors of sums each are what registers hold: so many weights are
+// read for each vector of pixels.
+constexpr int kStemOutputs = kVectorBytes == 64 ? 8 : 4;
+
+// One word of several outputs: the sums of 32 pixels, compared with each threshold.
 template <int outputs>
 [[gnu::always_inline]] inline void stem_word(const uint32_t* pairs, const uint32_t* weights, int n,
                                              size_t columns, const int32_t* theta, int thresholds,
@@ -42,23 +45,23 @@ template <int outputs>
   for (int k = 0; k < outputs; ++k) passed[k][0] = passed[k][1] = passed[k][2] = 0;
   for (int x = 0; x < 32; x += pixels) {
     Bits low[outputs], high[outputs];
-    for (int k = 0; k < outputs; ++k) low[k] = high[k] = Bits{};
+    each<0, outputs>([&](auto k) MBU_INLINE { low[k] = high[k] = Bits{}; });
     for (int i = 0; i < n; ++i) {
       const Bits first = load<Bits>(pairs + i * columns + x);
       const Bits second = load<Bits>(pairs + i * columns + x + kVectorWords);
-      for (int k = 0; k < outputs; ++k) {
+      each<0, outputs>([&](auto k) MBU_INLINE {
         const Bits weight = Bits{} + weights[k * n + i];
         low[k] = add_products(low[k], first, weight);
         high[k] = add_products(high[k], second, weight);
-      }
+      });
     }
-    for (int k = 0; k < outputs; ++k) {
+    each<0, outputs>([&](auto k) MBU_INLINE {
       for (int t = 0; t < thresholds; ++t) {
         const Bits least = Bits{} + static_cast<uint32_t>(theta[t * all_outputs + k]);
         passed[k][t] |=
             (lanes_at_least(low[k], least) | lanes_at_least(high[k], least) << kVectorWords) << x;
       }
-    }
+    });
   }
 }
 
@@ -96,25 +99,35 @@ void stem(const Stem& stem, int64_t task) {
     }
     const auto write = [&]<int outputs>(int k, std::integral_constant<int, outputs>) {
       const int thresholds = (1 << stem.planes) - 1;
+      uint32_t* out[2][outputs];
+      for (int plane = 0; plane < stem.planes; ++plane) {
+        for (int j = 0; j < outputs; ++j) {
+          const size_t index =
+              (static_cast<size_t>(image) * stem.planes + plane) * stem.outputs + k + j;
+          out[plane][j] = stem.out + (index * stem.height + y) * words;
+        }
+      }
       for (int w = 0; w < words; ++w) {
         uint32_t passed[outputs][3];
         stem_word<outputs>(&workspace.pairs[size_t{32} * w],
                            &workspace.weights[static_cast<size_t>(k) * n], n, columns,
                            stem.theta + k, thresholds, stem.outputs, passed);
+        const uint32_t inside = w == words - 1 ? valid : ~0u;
         for (int j = 0; j < outputs; ++j) {
-          for (int plane = 0; plane < stem.planes; ++plane) {
-            // Passed thresholds are nested: the higher bit of their number is the middle one.
-            const uint32_t* p = passed[j];
-            const uint32_t code = stem.planes == 1 ? p[0] : plane ? p[1] : p[0] ^ p[1] ^ p[2];
-            const size_t index =
-                (static_cast<size_t>(image) * stem.planes + plane) * stem.outputs + k + j;
-            stem.out[(index * stem.height + y) * words + w] = w == words - 1 ? code & valid : code;
+          // Passed thresholds are nested: the higher bit of their number is the middle one.
+          const uint32_t* p = passed[j];
+          if (stem.planes == 1) {
+            out[0][j][w] = p[0] & inside;
+          } else {
+            out[0][j][w] = (p[0] ^ p[1] ^ p[2]) & inside;
+            out[1][j][w] = p[1] & inside;
           }
         }
       }
     };
     int k = 0;
-    for (; k + 4 <= stem.outputs; k += 4) write(k, std::integral_constant<int, 4>());
+    for (; k + kStemOutputs <= stem.outputs; k += kStemOutputs)
+      write(k, std::integral_constant<int, kStemOutputs>());
     for (; k < stem.outputs; ++k) write(k, std::integral_constant<int, 1>());
   }
 }

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
@@ -27,6 +28,19 @@ typedef uint32_t Bits __attribute__((vector_size(kVectorBytes)));
 typedef int32_t Ints __attribute__((vector_size(kVectorBytes)));
 typedef float Floats __attribute__((vector_size(kVectorBytes)));
 
+// For lambdas, where the attribute must follow the parameters.
+#define MBU_INLINE __attribute__((always_inline))
+
+// Calls f with every number from `from` to below `to` as a constant, so that arrays stay in
+// registers.
+template <int from, int to, typename F>
+[[gnu::always_inline]] inline void each(const F& f) {
+  if constexpr (from < to) {
+    f(std::integral_constant<int, from>());
+    each<from + 1, to>(f);
+  }
+}
+
 template <typename V>
 [[gnu::always_inline]] inline V load(const void* at) {
   V value;
@@ -41,7 +55,9 @@ template <typename V>
 
 // Adds the products of two pairs of int16 to each sum, modulo 2^32.
 [[gnu::always_inline]] inline Bits add_products(Bits sum, Bits pairs, Bits weights) {
-#if defined(__AVX512F__)
+#if defined(__AVX512VNNI__)
+  return (Bits)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)pairs, (__m512i)weights);
+#elif defined(__AVX512F__)
   return sum + (Bits)_mm512_madd_epi16((__m512i)pairs, (__m512i)weights);
 #elif defined(__AVX2__)
   return sum + (Bits)_mm256_madd_epi16((__m256i)pairs, (__m256i)weights);
@@ -80,16 +96,21 @@ template <typename V>
 #endif
 }
 
-// Adds two bits to a counter's lowest bit, which stays; the carry is worth twice as much.
+// Adds two bits, or their complements, to a bit of a counter, which stays; the carry is worth twice
+// as much.
+template <bool complements = false>
 [[gnu::always_inline]] inline Bits full_add(Bits& counter, Bits a, Bits b) {
 #if defined(__AVX512F__)
-  // Two operations: the truth tables of exclusive or and of majority.
-  const __m512i c = (__m512i)counter, x = (__m512i)a, y = (__m512i)b;
-  counter = (Bits)_mm512_ternarylogic_epi32(c, x, y, 0x96);
-  return (Bits)_mm512_ternarylogic_epi32(c, x, y, 0xe8);
+  // Two operations, each of which overwrites what is not needed any more: the carry is made of the
+  // sum, for the counter as it was would have to be copied first.
+  const __m512i x = (__m512i)a, y = (__m512i)b;
+  const __m512i sum = _mm512_ternarylogic_epi32((__m512i)counter, x, y, 0x96);  // c ^ x ^ y
+  counter = (Bits)sum;
+  // The majority of c, x and y with c = sum ^ x ^ y, or of c, ~x and ~y.
+  return (Bits)_mm512_ternarylogic_epi32(x, sum, y, complements ? 0x17 : 0xb2);
 #else
   const Bits differ = a ^ b;
-  const Bits carry = (a & b) | (differ & counter);
+  const Bits carry = complements ? (counter & differ) | ~(a | b) : (counter & differ) | (a & b);
   counter ^= differ;
   return carry;
 #endif
@@ -99,6 +120,15 @@ template <typename V>
   const Bits carry = counter & a;
   counter ^= a;
   return carry;
+}
+
+// What at least two of three bits are.
+[[gnu::always_inline]] inline Bits majority(Bits a, Bits b, Bits c) {
+#if defined(__AVX512F__)
+  return (Bits)_mm512_ternarylogic_epi32((__m512i)a, (__m512i)b, (__m512i)c, 0xe8);
+#else
+  return (a & b) | ((a | b) & c);
+#endif
 }
 
 }  // namespace

@@ -29,8 +29,7 @@ class Lister {
     weights_.from_sum = conv_.negative == nullptr;
     const int64_t levels = (1 << tile_.planes) - 1, inputs = int64_t{taps} * tile_.channels;
     if (levels * 8 * inputs >= INT32_MAX) return "too many input channels";
-    if (weights_.from_sum) list_all_inputs(taps);
-    weights_.sum_bits = counter_bits(levels * inputs);
+    if (weights_.from_sum) list_all_inputs(conv_.transposed ? 1 : taps);
     // A transposed convolution's taps make outputs of their own.
     const int own = conv_.transposed ? taps : 1, shared = conv_.transposed ? 1 : taps;
     weights_.outputs.reserve(static_cast<size_t>(own) * conv_.outputs);
@@ -94,12 +93,13 @@ class Lister {
     return sum;
   }
 
-  // Bits of a counter that holds sums up to `most`, either side of its half, and the bits that are
-  // counted at once.
+  // Bits of a counter that holds sums up to `most`, either side of its half.
   static int counter_bits(int64_t most) {
-    return std::max(bit_length(static_cast<uint64_t>(most) + 1) + 1, kMaxShifts - 1 + kLowBits);
+    const int least = bit_length(static_cast<uint64_t>(most) + 1) + 1;
+    return *std::ranges::lower_bound(kCounterBits, least);
   }
 
+  // Lists weights, `more` powers of two larger than they are.
   void append(const std::vector<NonZero>& list, int more, Range (&ranges)[kMaxShifts]) {
     for (int shift = 0; shift < kMaxShifts; ++shift) {
       const auto begin = static_cast<uint32_t>(weights_.offsets.size());
@@ -114,14 +114,19 @@ class Lister {
     }
   }
 
+  // half - 1 - S, S the sum over all inputs: half - 1 - all levels + the complements' sum.
   void list_all_inputs(int taps) {
-    for (int plane = 0; plane < tile_.planes; ++plane) {
-      for (int channel = 0; channel < tile_.channels; ++channel) {
-        for (int tap = 0; tap < (conv_.transposed ? 1 : taps); ++tap) {
-          weights_.all_inputs[plane].push_back(offset(channel, plane, tap));
-        }
-      }
+    std::vector<NonZero> all;
+    for (int channel = 0; channel < tile_.channels; ++channel) {
+      for (int tap = 0; tap < taps; ++tap)
+        all.push_back({static_cast<uint32_t>(channel), static_cast<uint16_t>(tap), 0});
     }
+    Output& sum = weights_.sum;
+    const int64_t levels = (1 << tile_.planes) - 1,
+                  most = levels * static_cast<int64_t>(all.size());
+    sum.bits = counter_bits(most);
+    sum.start = (int64_t{1} << (sum.bits - 1)) - 1 - most;
+    append(all, 0, sum.negative);
   }
 
   // With codes q and levels a = 2 q - L, a.w >= theta is w.q >= (theta + L sum(w)) / 2.
@@ -129,7 +134,7 @@ class Lister {
     const int64_t levels = (1 << tile_.planes) - 1;
     const int64_t up = total(positive_), down = total(negative_), most = levels * (up + down);
     Output result = {};
-    result.bits = weights_.from_sum ? weights_.sum_bits : counter_bits(most);
+    result.bits = weights_.from_sum ? weights_.sum.bits : counter_bits(most);
     const int64_t half = int64_t{1} << (result.bits - 1);
     int64_t least[3];
     for (int t = 0; t < conv_.thresholds; ++t) {
@@ -139,22 +144,19 @@ class Lister {
           std::clamp(halve_up(theta + levels * (up - down)), -levels * down, levels * up + 1);
     }
     if (weights_.from_sum) {
-      // Count the rarer sign twice: w.q = 2 P - S = S - 2 N, S the sum over all inputs. The
-      // counter starts at half - 1 - S.
-      const bool count_positive = positive_.size() <= negative_.size();
-      append(count_positive ? positive_ : negative_, 1, result.first);
-      result.complement = !count_positive;
-      for (int t = 0; t < conv_.thresholds; ++t) {
-        result.least[t] = half + least[t] - (count_positive ? 1 : 0);
-      }
+      // Count the rarer sign twice: w.q = 2 P - S = S - 2 N, S the sum over all inputs. Counters
+      // start at half - 1 - S, and S - 2 N >= least where half - 1 - S + 2 N < half - least.
+      result.inverted = negative_.size() < positive_.size();
+      append(result.inverted ? negative_ : positive_, 1, result.positive);
+      for (int t = 0; t < conv_.thresholds; ++t)
+        result.least[t] = result.inverted ? half - least[t] : half - 1 + least[t];
       return result;
     }
-    // ~(~start + N) = start - N. The first threshold is passed where the top bit is set.
-    result.start = half - least[0];
-    result.complement = !negative_.empty();
-    if (result.complement) result.start = (half << 1) - 1 - result.start;
-    append(negative_, 0, result.first);
-    append(positive_, 0, result.second);
+    // Every complement adds its level less the input. The first threshold is passed where the top
+    // bit is set.
+    result.start = half - least[0] - levels * down;
+    append(negative_, 0, result.negative);
+    append(positive_, 0, result.positive);
     for (int t = 0; t < conv_.thresholds; ++t) result.least[t] = half + least[t] - least[0];
     return result;
   }

@@ -4,6 +4,7 @@
 // and exits 1, or how much was compared.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -15,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include "crew.h"
 #include "network.h"
 #include "weights.h"
 
@@ -22,6 +24,7 @@ namespace mbu {
 extern const Kernels kernels_portable;
 extern const Kernels kernels_avx2 __attribute__((weak));
 extern const Kernels kernels_avx512 __attribute__((weak));
+extern const Kernels kernels_avx512vnni __attribute__((weak));
 }  // namespace mbu
 
 namespace {
@@ -31,16 +34,23 @@ using namespace mbu;
 std::mt19937 rng;
 int64_t compared = 0;
 int threads = 1;
+uint64_t calls = 0;  // of convolutions
 
-// Thread t does tasks t, t + threads and so on, so that every thread has some.
+// Helpers have their work shared out as in a process with XLA, on threads of this one.
 void run_tasks(int64_t tasks, const std::function<void(int64_t)>& run) {
-  const auto work = [&](int thread) {
-    for (int64_t task = thread; task < tasks; task += threads) run(task);
-  };
-  std::vector<std::thread> others;
-  for (int thread = 1; thread < threads; ++thread) others.emplace_back(work, thread);
-  work(0);
-  for (std::thread& other : others) other.join();
+  static Crew crew;
+  static std::vector<std::jthread> helpers;  // those of earlier calls may still look out for more
+  const auto schedule = [&](auto help) { helpers.emplace_back(help); };
+  std::vector<std::atomic<int>> times(tasks);
+  const bool whole = crew.run(threads, schedule, tasks, [&](int64_t task) {
+    ++times[task];
+    run(task);
+  });
+  const bool once = std::all_of(times.begin(), times.end(), [](const auto& n) { return n == 1; });
+  if (!whole || !once) {
+    std::fprintf(stderr, "tasks were left out, or done twice\n");
+    std::exit(1);
+  }
 }
 
 int draw(int least, int most) { return least + static_cast<int>(rng() % (most - least + 1)); }
@@ -263,9 +273,9 @@ void check_lengths(const Kernels& kernels, const Case& c, const Layer& layer,
     }
     expected += c.kind == kBinary ? std::min(signs[0], signs[1]) : signs[0] + signs[1];
   }
-  for (const auto& plane : weights.all_inputs) inputs += plane.size();
+  for (const auto& [begin, end] : weights.sum.negative) inputs += end - begin;
   const size_t all = c.kind == kBinary ? static_cast<size_t>(shared) * layer.inputs : 0;
-  if (weights.offsets.size() != c.planes * expected || inputs != c.planes * all) {
+  if (weights.offsets.size() - inputs != c.planes * expected || inputs != c.planes * all) {
     fail(kernels, text(c), "the lists have other lengths");
   }
 }
@@ -294,7 +304,8 @@ void check_conv(const Kernels& kernels, const Case& c) {
                        &weights,
                        out.data(),
                        c.outputs,
-                       c.parts};
+                       c.parts,
+                       ++calls};
     const int64_t tasks = kernels.conv_tasks(conv);
     const auto run = c.transposed ? kernels.up_conv : kernels.conv;
     if (threads > 1) run_tasks(tasks, [&](int64_t task) { run(conv, task); });
@@ -499,7 +510,8 @@ void check_random(const Kernels& kernels) {
                        &weights,
                        out.data(),
                        c.outputs,
-                       c.parts};
+                       c.parts,
+                       ++calls};
     const auto run = c.transposed ? kernels.up_conv : kernels.conv;
     run_tasks(kernels.conv_tasks(conv), [&](int64_t task) { run(conv, task); });
   }
@@ -550,7 +562,10 @@ void check(const Kernels& kernels, unsigned seed) {
 int main(int count, char** arguments) {
   const unsigned seed = count > 1 ? std::strtoul(arguments[1], nullptr, 10) : 1;
   if (count > 2) threads = std::atoi(arguments[2]);
+  // One call right after the other: helpers go from one to the next.
+  for (int call = 0; call < 1000; ++call) run_tasks(call % 10, [](int64_t) {});
   check(mbu::kernels_portable, seed);
   if (&mbu::kernels_avx2) check(mbu::kernels_avx2, seed);
   if (&mbu::kernels_avx512) check(mbu::kernels_avx512, seed);
+  if (&mbu::kernels_avx512vnni) check(mbu::kernels_avx512vnni, seed);
 }

@@ -22,17 +22,21 @@ objects="$build/portable.o"
 compile -DMBU_ISA=portable -c "$native/kernels.cpp" -o "$build/portable.o"
 case $(uname -m) in
 x86_64)
-  if has avx2 && has fma; then
-    compile -mavx2 -mfma -DMBU_ISA=avx2 -c "$native/kernels.cpp" -o "$build/avx2.o"
+  if has avx2 && has fma && has bmi2; then
+    compile -mavx2 -mfma -mbmi2 -DMBU_ISA=avx2 -c "$native/kernels.cpp" -o "$build/avx2.o"
     objects="$objects $build/avx2.o"
   fi
   if has avx512f && has avx512bw && has avx512dq && has avx512vl; then
-    wide="-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma"
+    wide="-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mbmi2"
   else
     wide="-I$here/emulated -D__AVX512F__"
   fi
   compile $wide -DMBU_ISA=avx512 -c "$native/kernels.cpp" -o "$build/avx512.o"
-  objects="$objects $build/avx512.o"
+  if has avx512_vnni; then vnni="$wide -mavx512vnni"
+  else vnni="-I$here/emulated -D__AVX512F__ -D__AVX512VNNI__"
+  fi
+  compile $vnni -DMBU_ISA=avx512vnni -c "$native/kernels.cpp" -o "$build/avx512vnni.o"
+  objects="$objects $build/avx512.o $build/avx512vnni.o"
   ;;
 esac
 compile -c "$native/weights.cpp" -o "$build/weights.o"
@@ -40,9 +44,10 @@ start -O1 -fsanitize=thread -DMBU_ISA=portable -c "$native/kernels.cpp" -o "$bui
 start -O1 -fsanitize=thread -c "$native/weights.cpp" -o "$build/lists.o"
 # The loops that say what is right only have to be fast.
 start -O2 -c "$here/check_kernels.cpp" -o "$build/check.o"
+start -O2 -fsanitize=thread -c "$here/check_kernels.cpp" -o "$build/check-threads.o"
 for job in $jobs; do wait "$job"; done
 ${CXX:-g++} $sanitizers -o "$build/check" $objects "$build/weights.o" "$build/check.o"
 "$build/check" "${2:-1}"
 ${CXX:-g++} -fsanitize=thread -o "$build/check-threads" "$build/threads.o" "$build/lists.o" \
-  "$build/check.o"
+  "$build/check-threads.o"
 TSAN_OPTIONS=halt_on_error=1 "$build/check-threads" "${2:-1}" 4

@@ -54,7 +54,7 @@ def instructions() -> str:
     """Name the instruction set that the library runs with.
 
     Returns:
-      ``avx512``, ``avx2`` or ``portable``.
+      ``avx512vnni``, ``avx512``, ``avx2`` or ``portable``.
     """
     return load().mbu_instructions().decode()
 

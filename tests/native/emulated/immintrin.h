@@ -25,6 +25,10 @@ inline __m512i _mm512_madd_epi16(__m512i a, __m512i b) {
   return (__m512i)((x << 16 >> 16) * (y << 16 >> 16) + (x >> 16) * (y >> 16));
 }
 
+inline __m512i _mm512_dpwssd_epi32(__m512i sum, __m512i a, __m512i b) {
+  return (__m512i)((EmulatedInts)sum + (EmulatedInts)_mm512_madd_epi16(a, b));
+}
+
 inline __m512 _mm512_mask_add_ps(__m512 other, __mmask16 lanes, __m512 a, __m512 b) {
   for (int i = 0; i < 16; ++i)
     if (lanes >> i & 1) other[i] = a[i] + b[i];
