@@ -8,6 +8,7 @@ import inspect
 import io
 import os
 import re
+import select
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,14 +21,15 @@ import tyro
 
 from mbu_jax.errors import InputError
 
-_BAD_INPUT, _INTERRUPTED = 2, 130
+_BAD_INPUT, _INTERRUPTED, _NOBODY_READS = 2, 130, 141
 
 
 def run(main: Callable[[], None]) -> None:
     """Run a program and turn what the user can mend into one line on standard error.
 
     An :class:`mbu_jax.errors.InputError` or a full disk prints ``error: ...`` and exits with code
-    2; Ctrl-C exits with code 130. Anything else is a fault of the program and keeps its traceback.
+    2; Ctrl-C exits with code 130; where what reads the output has ended, as ``head`` does, the code
+    is 141. Anything else is a fault of the program and keeps its traceback.
 
     Args:
       main: The program.
@@ -41,12 +43,19 @@ def run(main: Callable[[], None]) -> None:
     """
     _keep_compiled_programs()
     try:
-        main()
+        try:
+            main()
+        except SystemExit:  # after --help
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
     except InputError as error:
         _exit(f"error: {error}", _BAD_INPUT)
     except KeyboardInterrupt:
         _exit("interrupted", _INTERRUPTED)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            raise SystemExit(_NOBODY_READS) from None
         full = _disk_full(error)
         if full is None:
             raise
@@ -55,6 +64,16 @@ def run(main: Callable[[], None]) -> None:
             f"error: the disk is full{where}; free some space and run the same command again",
             _BAD_INPUT,
         )
+
+
+def _nobody_reads() -> bool:
+    """Whether it is standard output that is broken; then what is left goes nowhere."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    if not any(state & select.POLLERR for _, state in output.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _keep_compiled_programs() -> None:

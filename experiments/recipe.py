@@ -130,8 +130,8 @@ STUDY = Study(
     remarks=(
         "Every step changes one thing of the row that only starts from full precision.",
         "Starting means: its ReLUs become the nearest quantizers, its largest weights stay.",
-        "The best starts from full precision, learns from it too, and is trained for longer; so is "
-        "the second row of full precision.",
+        "The best starts from full precision and is trained for longer; so is the second row of "
+        "full precision.",
     ),
 )
 

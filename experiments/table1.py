@@ -103,8 +103,8 @@ STUDY = Study(
     rows=rows,
     draw=draw,
     remarks=(
-        "All but full precision and the last row have 1-bit activations. The best ones have full "
-        "precision, from which they start, for a teacher too.",
+        "All but full precision and the last row have 1-bit activations. The best ones start from "
+        "full precision and are trained for longer; so is its second row.",
         "MBU-Net masks the 6 of 12 layers with the lowest cost scores; the paper does not say how "
         "many its row masks.",
         "TTQ (Zhu et al. 2017) learns a scale for positive and one for negative weights of each "

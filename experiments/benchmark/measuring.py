@@ -83,9 +83,10 @@ class Measurer:
         if entry.density is not None:
             row["density"] = material.facts["density"]
         if group.section == "layers":
-            parts = [run["parts"] for run in runs]
-            ceilings = said["facts"]["ceilings"]
-            row["layers"] = account(load_packed(model), group.size, parts, ceilings)
+            parts, ceilings = ([run[key] for run in runs] for key in ("parts", "ceilings"))
+            # Other work only lowers them.
+            row["ceilings"] = {kind: max(found[kind] for found in ceilings) for kind in ceilings[0]}
+            row["layers"] = account(load_packed(model), group.size, parts, row["ceilings"])
         if job.logits is not None:
             logits = np.load(job.logits, allow_pickle=False)
             row["agreement"] = agreement(entry.row.engine, material, logits)

@@ -72,7 +72,7 @@ def _layers(group: dict[str, Any]) -> list[str]:
                     f"{layer['floor_seconds'] / seconds:.0%}",
                 ]
             body.append(cells + [""] * (7 - len(cells)))
-        rates = found["runtime"]["ceilings"].items()
+        rates = found["ceilings"].items()
         title = (
             f"Layers of {row}: {group['size']}x{group['size']}, batch 1, threads 1; the core's "
             f"ceilings in GMAC/s: {', '.join(f'{kind} {r / _GIGA:.0f}' for kind, r in rates)}"

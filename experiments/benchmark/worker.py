@@ -110,7 +110,8 @@ def _answers(job: Job, requests: Any) -> Iterator[dict[str, Any]]:
         call()
         ended, cpu_ended = time.perf_counter(), time.process_time()
         run = {"seconds": ended - began, "cpu_seconds": cpu_ended - cpu_began, **idle}
-        yield run if runtime.parts is None else run | {"parts": runtime.parts}
+        measured = {"parts": runtime.parts, "ceilings": runtime.ceilings}
+        yield run if runtime.parts is None else run | measured
 
 
 def _end_to_end(job: Job, runtime: Runtime) -> Callable[[], None]:

@@ -44,7 +44,7 @@ def run_study(study: Study, options: StudyOptions) -> None:
     failed = carry_out(wanted)
     runs = shown(planned, rows)
     latency = measured(_first_finished(runs), scale, earlier and earlier["latency"])
-    results = collect(study, scale, options, runs, failed, latency)
+    results = collect(study, scale, options, runs, failed, latency, earlier)
     write_json_atomic(folder / RESULTS, results)
     redraw(study, folder)
     print(table(results))
@@ -94,7 +94,7 @@ def _earlier(path: Path) -> dict[str, Any] | None:
     """The results that lie there."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        results["rows"], results["latency"]
+        results["rows"], results["latency"], results["definitions"], results["validation_images"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

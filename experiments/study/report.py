@@ -23,6 +23,7 @@ def collect(
     runs: Sequence[Run],
     failed: Mapping[str, str],
     latency: Any,
+    earlier: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Bring together what is known of a study's runs.
 
@@ -33,6 +34,7 @@ def collect(
       runs: all of the study's, finished or not.
       failed: by name of its directory, why a run could not be finished.
       latency: what `experiments.study.latency.measured` gave, or None.
+      earlier: what this gave before, or None; of runs whose directories are gone it is kept.
 
     Returns:
       The content of ``results.json``.
@@ -41,6 +43,11 @@ def collect(
     rows: dict[str, dict[str, Any]] = {}
     definitions: dict[str, str] = {}
     images = None
+    kept: dict[str, dict[str, Any]] = {}
+    if earlier is not None:
+        definitions, images = earlier["definitions"], earlier["validation_images"]
+        before = earlier["rows"].values()
+        kept = {run["run"]: run for row in before for run in finished_runs(row)}
     for run in runs:
         row = run.row
         found = rows.setdefault(
@@ -66,6 +73,8 @@ def collect(
             entry |= {"best_update": scored["step"], **facts}
         elif entry["run"] in failed:
             entry["failed"] = failed[entry["run"]]
+        elif entry["run"] in kept:
+            entry = kept[entry["run"]] | entry
         else:
             entry["not_run"] = run.progress()
         found["runs"].append(entry)

@@ -159,12 +159,12 @@ def best_row(scale: Scale, bits: int) -> Row:
       bits: of the activations.
 
     Returns:
-      The row, which starts from full precision and learns from it.
+      The row, which starts from full precision.
     """
     floating = full_precision_row(scale).name
     changes = {**scale.best, **network("all_masked", activation_bits=bits)}
     label = f"{bits}-bit activations: best, {scale.best_epochs} epochs"
-    return Row(f"best_{bits}bit", label, changes, start=floating, teacher=floating)
+    return Row(f"best_{bits}bit", label, changes, start=floating)
 
 
 def started(rows: Sequence[Row], scale: Scale) -> list[Row]:

@@ -24,7 +24,7 @@ class Scale:
       start: options, by dotted name, of networks that start from the full-precision one of their
         seed; None where all start from random weights.
       best: options, by dotted name, of the networks trained as well as is known here, which start
-        from full precision and learn from it.
+        from full precision.
       masked_counts: numbers of masked layers along the paper's priority list.
       float_options: what full precision is trained with instead, by dotted name.
       image_size: height and width of the image that packed networks are timed on.

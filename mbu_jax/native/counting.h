@@ -3,9 +3,7 @@
 // Part of kernels.cpp, compiled once an instruction set.
 #pragma once
 
-#include <algorithm>
 #include <iterator>
-#include <utility>
 
 #include "network.h"
 #include "vectors.h"

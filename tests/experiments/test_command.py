@@ -1,4 +1,5 @@
 import errno
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -195,6 +196,30 @@ def test_faults_keep_their_traceback(error):
         raise error
 
     with pytest.raises(type(error), match=str(error.args[-1])):
+        run(main)
+
+
+@pytest.mark.parametrize("program", ["run(lambda: print('x' * 10**6))", "run(lambda: print('x'))"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_nobody_reads_ends_the_program(program, unbuffered):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as nobody:
+        found = subprocess.run(
+            [sys.executable, "-c", f"from experiments.command import run\n{program}"],
+            stdout=nobody,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            check=False,
+        )
+    assert (found.returncode, found.stderr) == (141, b"")
+
+
+def test_another_broken_pipe_is_a_fault(capfd):
+    def main() -> None:
+        raise BrokenPipeError(errno.EPIPE, "a worker has ended")
+
+    with pytest.raises(BrokenPipeError, match="a worker"):
         run(main)
 
 

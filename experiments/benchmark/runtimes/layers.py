@@ -40,7 +40,7 @@ class Layers(Runtime):
 
     def __init__(self, job: Job, shape: tuple[int, ...]) -> None:
         params = load_packed(job.model)
-        self.facts = {"engine": job.engine, "ceilings": dataclasses.asdict(measure_ceilings())}
+        self.facts = {"engine": job.engine}
         program = jax.jit(lambda params, x: infer(params, x, implementation=job.engine))
         images = jax.ShapeDtypeStruct(shape, np.uint8)
         self._network = functools.partial(program.lower(params, images).compile(), params)
@@ -53,6 +53,8 @@ class Layers(Runtime):
     def run(self, x: NDArray) -> NDArray:
         self.parts = {name: _seconds(conv)[0] for name, conv in self._convs.items()}
         self.parts[NETWORK], logits = _seconds(lambda: np.asarray(self._network(x)))
+        # Not while the network is loaded: other processes load theirs at that time.
+        self.ceilings = dataclasses.asdict(measure_ceilings())
         return logits
 
 

@@ -19,10 +19,12 @@ class Runtime(ABC):
     Attributes:
       facts: what it really runs with, for the report.
       parts: seconds of each part of the last run, by name, where it times them.
+      ceilings: what the core could do at best during that run, where it times parts.
     """
 
     facts: dict[str, Any]
     parts: dict[str, float] | None = None
+    ceilings: dict[str, float] | None = None
 
     @abstractmethod
     def __init__(self, job: Job, shape: tuple[int, ...]) -> None: ...

@@ -1,7 +1,9 @@
 """Tables and figures from stored results, whose numbers are known."""
 
+import dataclasses
 import importlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from PIL import Image
 from experiments.study import figures, paper
 from experiments.study.options import StudyOptions
 from experiments.study.report import collect, finished_runs, milliseconds, spread
+from experiments.study.rows import changed
 from experiments.study.runs import plan, shown
 from experiments.study.scales import chosen_scale
 from experiments.study.tables import table
@@ -120,6 +123,34 @@ def test_a_damaged_run_is_named(tmp_path: Path) -> None:
     planned[0].facts.write_text("{")
     with pytest.raises(InputError, match=r"facts.json cannot be read .* remove that run"):
         collect(study, scale, options, planned, {}, None)
+
+
+def test_a_report_keeps_the_scores_of_runs_that_are_gone(tmp_path: Path) -> None:
+    options = StudyOptions(runs=tmp_path, seeds=2)
+    scale = chosen_scale(options)
+    study = importlib.import_module("experiments.levels").STUDY
+    planned = shown(plan(study.rows(scale), scale, options), study.rows(scale))
+    gone, there, again, never = planned[:4]
+    for run in (gone, there, again):
+        store(run)
+    first = collect(study, scale, options, planned, {}, None)
+    for run in (gone, there, again):
+        shutil.rmtree(run.directory.path)
+    store(again, updates=10)
+    second = collect(study, scale, options, planned, {}, None, json.loads(json.dumps(first)))
+    for run, updates in ((gone, 9), (there, 9), (again, 10)):
+        name, seed = run.row.name, run.config.seed
+        entry, before = (results["rows"][name]["runs"][seed] for results in (second, first))
+        assert entry == before | {"updates": updates}
+    assert "not_run" in second["rows"][never.row.name]["runs"][0]
+    assert "not run" in table(second)
+    for kept in ("definitions", "validation_images"):
+        assert second[kept] == first[kept]
+    # Other options are other runs.
+    wider = dataclasses.replace(scale, config=changed(scale.config, {"model.width": 8}))
+    others = shown(plan(study.rows(wider), wider, options), study.rows(wider))
+    third = collect(study, wider, options, others, {}, None, first)
+    assert not any(finished_runs(row) for row in third["rows"].values())
 
 
 def test_spread_and_frontier() -> None:
