@@ -11,6 +11,7 @@ from mbu_jax.prepare import Prepared, prepare
 from mbu_jax.saving import load_packed, save_packed
 from mbu_jax.summary import summary
 from mbu_jax.unet import UNet, UNetConfig
+from mbu_jax.version import __version__
 
 __all__ = [
     "InputError",
@@ -19,6 +20,7 @@ __all__ = [
     "QuantizationOptions",
     "UNet",
     "UNetConfig",
+    "__version__",
     "export",
     "infer",
     "label_instances",

@@ -7,6 +7,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -391,3 +392,8 @@ def test_the_lock_file_names_the_public_registry_alone() -> None:
     assert set(re.findall(r'registry = "([^"]*)"', lock)) == {"https://pypi.org/simple"}
     hosts = set(re.findall(r'url = "(https?://[^/"]*)', lock))
     assert hosts == {"https://files.pythonhosted.org"}
+
+
+def test_the_version_is_the_projects() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert importlib.import_module("mbu_jax").__version__ == project["version"]
