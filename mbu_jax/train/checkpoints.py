@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from logging import LogRecord, getLogger
 from pathlib import Path
@@ -22,6 +23,7 @@ from mbu_jax.unet import UNetConfig
 
 Which = Literal["best", "last"]
 _READ_ERRORS = (ValueError, KeyError, TypeError, OSError)
+_MOST_LOOKS, _BETWEEN_LOOKS = 100, 0.05  # seconds
 _policies = ocp.training.preservation_policies
 
 
@@ -196,9 +198,17 @@ class Checkpoints:
 
     def _remove_unfinished(self) -> None:
         # Orbax would do it in the background, at the risk of meeting what is being written.
-        if self._writes:
-            for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(unfinished, ignore_errors=True)
+        if not self._writes:
+            return
+        # Where one array cannot be written, the work on others goes on for a moment, and brings
+        # back what is removed under it: look again until nothing is there.
+        for _ in range(_MOST_LOOKS):
+            unfinished = list(self._folder.glob("*.orbax-checkpoint-tmp*"))
+            if not unfinished:
+                break
+            for folder in unfinished:
+                shutil.rmtree(folder, ignore_errors=True)
+            time.sleep(_BETWEEN_LOOKS)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import errno
 import json
 import os
@@ -6,6 +7,8 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import jax
@@ -246,6 +249,25 @@ def test_a_refused_write_leaves_the_earlier_checkpoint(run, network):
     _, params, _, step = load_run(run.path)
     assert step == 5
     assert_same(params, state(network, 5).ema)
+
+
+def test_what_is_written_after_a_failure_is_removed_too(run):
+    unfinished = run.checkpoints / "6.orbax-checkpoint-tmp" / "d"
+    began, end = threading.Event(), time.monotonic() + 0.5
+
+    def abandoned() -> None:
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                unfinished.mkdir(parents=True, exist_ok=True)
+                (unfinished / "array").write_bytes(b"half")
+            began.set()
+
+    work = threading.Thread(target=abandoned)
+    with Checkpoints(run.checkpoints):
+        work.start()
+        began.wait()
+    work.join()
+    assert steps(run.checkpoints) == [5]
 
 
 def test_only_what_orbax_abandons_goes_unreported(run, caplog):
