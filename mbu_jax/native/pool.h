@@ -49,7 +49,5 @@ void pool(const Pool& pool, int64_t task) {
   }
 }
 
-// One task is one row of one image. Sums are exact in any order: weights lie on a grid.
-
 }  // namespace
 }  // namespace mbu
