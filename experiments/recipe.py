@@ -35,7 +35,7 @@ _STEPS: dict[str, tuple[str, dict[str, Any]]] = {
     "slow": ("half the step size", {"optimizer.learning_rate": 1e-3}),
     "fast": ("twice the step size", {"optimizer.learning_rate": 4e-3}),
     "approx": ("Bi-Real Net's gradient", {"model.activation_gradient": "approx_sign"}),
-    "average": ("moving average of the weights", {"recalibrate": 20, "ema_decay": 0.99}),
+    "average": ("moving average of the weights", {"ema_decay": 0.99}),
     "plain": (
         "less variation of scale and colour",
         {"data.augment": AugmentOptions(scale=(1.0, 1.0), jitter=0.2, colour=0.1)},
@@ -69,11 +69,14 @@ def rows(scale: Scale) -> list[Row]:
             )
         )
         for name, (label, changes) in _STEPS.items():
+            options = {**tuned, **changes}
+            if "ema_decay" in changes:  # averaged weights need statistics of their own
+                options["recalibrate"] = scale.config.recalibrate or 20
             found.append(
                 Row(
                     f"{name}_{bits}bit",
                     f"{series}: {label}",
-                    {**tuned, **changes},
+                    options,
                     start=floating,
                     series=series,
                 )

@@ -127,7 +127,11 @@ _SMOKE = dataclasses.replace(
     optimizer=dataclasses.replace(PRESETS["quick"].optimizer, warmup_steps=2),
 )
 _SMALL = dataclasses.replace(
-    PRESETS["small"], epochs=7, checkpoint_steps=100, model=ModelOptions(width=16)
+    PRESETS["small"],
+    epochs=7,
+    recalibrate=20,
+    checkpoint_steps=100,
+    model=ModelOptions(width=16),
 )
 _PAPER = dataclasses.replace(
     PRESETS["paper"],

@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from mbu_jax.data.augment import AugmentOptions, augment
+from mbu_jax.data.augment import NO_AUGMENTATION, AugmentOptions, augment
 from mbu_jax.data.example import Example
 from mbu_jax.data.sources import Source
 from mbu_jax.data.workers import end_with_parent
@@ -57,6 +57,19 @@ class PipelineOptions:
             value = getattr(self, name)
             if value < 0:
                 raise InputError(f"option {name} is {value}; give a number of at least 0")
+
+    def unvaried(self) -> "PipelineOptions":
+        """Options for the same images as they are: whole and without variation.
+
+        Returns:
+          These options without augmentation; without crop, too, where `image_size` gives all
+          images one size.
+
+        Example:
+          >>> PipelineOptions(image_size=(256, 256), crop=(64, 64)).unvaried().crop
+        """
+        crop = self.crop if self.image_size is None else None
+        return dataclasses.replace(self, crop=crop, augment=NO_AUGMENTATION)
 
 
 def _check_size(name: str, size: tuple[int, int] | None) -> None:

@@ -250,8 +250,8 @@ def _of_the_system(error: OSError | ValueError) -> str | None:
     """What the operating system said; TensorStore, below Orbax, tells it only in the text."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    said = re.search(r": ([^:]+) \[os_error_code='\d+'\]", str(error))
-    return said and said[1]
+    code = re.search(r"\[os_error_code='(\d+)'\]", str(error))
+    return code and os.strerror(int(code[1]))
 
 
 def _shapes(tree: Any) -> Any:

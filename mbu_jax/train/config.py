@@ -227,7 +227,8 @@ class TrainConfig:
     """Evaluate an exponential moving average of the weights; 0 turns it off."""
 
     recalibrate: int = 0
-    """Batches to re-estimate BatchNorm statistics from before each evaluation; 0 for none."""
+    """Batches to re-estimate BatchNorm statistics from before each evaluation, of training images
+    without variation, whole where --image-size is given; 0 for none."""
 
     samples: int = 8
     """Pictures of validation images written at the end."""
@@ -294,7 +295,7 @@ _SMALL = TrainConfig(
     epochs=28,
     batch_size=8,
     eval_every=14,
-    recalibrate=20,
+    recalibrate=58,  # all 458 training images
     model=ModelOptions(width=32),
     data=PipelineOptions(image_size=(256, 256), crop=(64, 64)),
     optimizer=_ADAM,

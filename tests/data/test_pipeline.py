@@ -1,5 +1,6 @@
 """Batches: every image seen equally, the same whoever makes them, resumable at any position."""
 
+import dataclasses
 import itertools
 import json
 from collections import Counter
@@ -231,6 +232,17 @@ def test_images_of_several_sizes_need_a_crop_or_a_size() -> None:
     assert cropped["image"].shape == (2, 8, 8, 3)
     options = PipelineOptions(image_size=(16, 20), augment=NO_AUGMENTATION, prefetch=0)
     assert next(train_batches(source, options, batch_size=2, seed=0))["mask"].shape == (2, 16, 20)
+
+
+def test_unvaried_images_are_whole_and_as_they_are() -> None:
+    varied = dataclasses.replace(RANDOM, image_size=(12, 10))
+    batches = take(train_batches(source_of(4), varied.unvaried(), batch_size=4, seed=0), 2)
+    assert_same(batches, take(train_batches(source_of(4), PLAIN, batch_size=4, seed=0), 2))
+    source = FakeSource([(12, 10), (9, 14)])
+    assert RANDOM.unvaried() == PipelineOptions(
+        crop=(8, 8), augment=NO_AUGMENTATION, prefetch=0
+    )
+    assert next(train_batches(source, RANDOM.unvaried(), batch_size=2, seed=0))
 
 
 def test_resize_averages_the_image_and_picks_the_mask() -> None:

@@ -285,10 +285,22 @@ NO_SPACE = (
     'RESOURCE_EXHAUSTED: Failed writing: "/runs/a/checkpoints/6.orbax-checkpoint-tmp/d/f79b":'
     " Failed to write 31730 bytes to file 9: No space left on device [os_error_code='28']"
 )
+# The same while an array is still being opened.
+NO_SPACE_TO_OPEN = (
+    'RESOURCE_EXHAUSTED: Error opening "zarr3" driver: Error writing "ema.stem.bias/zarr.json" in'
+    ' OCDBT database at local file "/runs/a/checkpoints/6.orbax-checkpoint-tmp/": Failed to write'
+    " 819 bytes to file 13: No space left on device"
+    " [tensorstore_spec='{\"create\":true,\"driver\":\"zarr3\"}'] [os_error_code='28']"
+)
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError(NO_SPACE), OSError(errno.ENOSPC, "No space left on device", "6")]
+    "error",
+    [
+        ValueError(NO_SPACE),
+        ValueError(NO_SPACE_TO_OPEN),
+        OSError(errno.ENOSPC, "No space left on device", "6"),
+    ],
 )
 def test_a_full_disk_is_told(run, network, error, monkeypatch):
     with Checkpoints(run.checkpoints) as checkpoints:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import chex
 import jax
@@ -18,6 +18,7 @@ import pytest
 
 from experiments import command, train
 from mbu_jax.data import open_source, train_batches
+from mbu_jax.data.augment import NO_AUGMENTATION
 from mbu_jax.data.pipeline import PipelineOptions, resize
 from mbu_jax.errors import InputError
 from mbu_jax.train import loop
@@ -101,8 +102,15 @@ class Updates:
 class Evaluator:
     """Stands in for the evaluation: the more updates, the better."""
 
-    def __init__(self, *_: Any) -> None:
-        pass
+    seen: ClassVar[list[list[str]]] = []
+
+    def __init__(self, network: Any, _: Any) -> None:
+        self.stats = jax.tree.map(lambda s: jnp.zeros(s.shape), network.initial_stats)
+
+    def recalibrated_stats(self, params: Any, batches: Any, count: int) -> Any:
+        del params
+        self.seen.append([digest(next(batches)["image"]) for _ in range(count)])
+        return self.stats
 
     def scores(self, params: Any, stats: Any, batches: Any) -> SegmentationScores:
         done = int(np.asarray(params["head"]["bias"])[0])
@@ -442,6 +450,16 @@ def test_initial_weights_that_do_not_fit_are_named(tmp_path, updates, network, w
         Trainer(config)
     assert str(caught.value).startswith(f"--initial {tmp_path / 'masked'} does not fit")
     assert not (tmp_path / "other").exists()
+
+
+def test_statistics_are_of_whole_training_images_without_variation(tmp_path, updates, sources):
+    data = dataclasses.replace(DATA, crop=(8, 8))
+    Evaluator.seen.clear()
+    Trainer(tiny(tmp_path / "run", data=data, recalibrate=2, seed=3)).fit()
+    plain = dataclasses.replace(DATA, crop=None, augment=NO_AUGMENTATION)
+    whole = train_batches(FirstImages(sources["train"], 10), plain, batch_size=4, seed=4)
+    expected = [digest(next(whole)["image"]) for _ in range(2)]
+    assert Evaluator.seen == [expected, expected]  # after each of the two epochs the same
 
 
 def test_a_quantized_network_starts_from_a_full_precision_one(tmp_path, updates):
