@@ -71,7 +71,7 @@ def rows(scale: Scale) -> list[Row]:
         for name, (label, changes) in _STEPS.items():
             options = {**tuned, **changes}
             if "ema_decay" in changes:  # averaged weights need statistics of their own
-                options["recalibrate"] = scale.config.recalibrate or 20
+                options = {"recalibrate": scale.config.recalibrate or 20, **options}
             found.append(
                 Row(
                     f"{name}_{bits}bit",

@@ -221,9 +221,7 @@ class SweepTrainer:
         return [one.result() for one in scores], self._population.zeros(masked, params)
 
     def _batches(self, options: PipelineOptions, seed: int) -> TrainIterator:
-        return train_batches(
-            self._images, options, batch_size=self._recipe.batch_size, seed=seed
-        )
+        return train_batches(self._images, options, batch_size=self._recipe.batch_size, seed=seed)
 
 
 def finished(folder: Path, chunk: Chunk) -> bool:

@@ -239,9 +239,7 @@ def test_unvaried_images_are_whole_and_as_they_are() -> None:
     batches = take(train_batches(source_of(4), varied.unvaried(), batch_size=4, seed=0), 2)
     assert_same(batches, take(train_batches(source_of(4), PLAIN, batch_size=4, seed=0), 2))
     source = FakeSource([(12, 10), (9, 14)])
-    assert RANDOM.unvaried() == PipelineOptions(
-        crop=(8, 8), augment=NO_AUGMENTATION, prefetch=0
-    )
+    assert RANDOM.unvaried() == PipelineOptions(crop=(8, 8), augment=NO_AUGMENTATION, prefetch=0)
     assert next(train_batches(source, RANDOM.unvaried(), batch_size=2, seed=0))
 
 

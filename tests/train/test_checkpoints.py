@@ -290,7 +290,7 @@ NO_SPACE_TO_OPEN = (
     'RESOURCE_EXHAUSTED: Error opening "zarr3" driver: Error writing "ema.stem.bias/zarr.json" in'
     ' OCDBT database at local file "/runs/a/checkpoints/6.orbax-checkpoint-tmp/": Failed to write'
     " 819 bytes to file 13: No space left on device"
-    " [tensorstore_spec='{\"create\":true,\"driver\":\"zarr3\"}'] [os_error_code='28']"
+    ' [tensorstore_spec=\'{"create":true,"driver":"zarr3"}\'] [os_error_code=\'28\']'
 )
 
 

@@ -92,7 +92,8 @@ def test_every_run_is_one_change_of_the_recipe(name: str, scale: Any) -> None:
 
 def test_scales_are_the_presets() -> None:
     small, paper = SCALES["small"].config, SCALES["paper"].config
-    assert described(small) == described(PRESETS["small"])
+    once = dataclasses.replace(PRESETS["small"], eval_every=28)  # scored at the end alone
+    assert described(small) == described(once)
     assert described(paper) == described(PRESETS["paper"])
     assert SCALES["smoke"].config.dataset == "synthetic"
     sizes = {
@@ -165,12 +166,18 @@ def test_the_best_start_from_full_precision(scale: Any) -> None:
     assert further.needs == (floating,)
     if scale == "small":
         best = runs["best_2bit"].config
-        preset = dataclasses.replace(PRESETS["best"], initial=best.initial, loss=best.loss)
+        preset = dataclasses.replace(
+            PRESETS["best"], initial=best.initial, loss=best.loss, eval_every=28
+        )
         assert described(best) == described(preset)
         assert described(planned("table1", seeds=1)[0].config) == described(
             changed(
                 PRESETS["small"],
-                {"model.network": "full_precision", "optimizer.learning_rate": 2e-3},
+                {
+                    "model.network": "full_precision",
+                    "optimizer.learning_rate": 2e-3,
+                    "eval_every": 28,
+                },
             )
         )
 
