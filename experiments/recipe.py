@@ -32,8 +32,8 @@ _STEPS: dict[str, tuple[str, dict[str, Any]]] = {
     "start": ("from full precision", {}),
     "sparse": ("10 % non-zero at the start", {"model.density": 0.1}),
     "dense": ("50 % non-zero at the start", {"model.density": 0.5}),
-    "slow": ("half the step size", {"optimizer.learning_rate": 1e-3}),
-    "fast": ("twice the step size", {"optimizer.learning_rate": 4e-3}),
+    "slow": ("half the step size", {"optimizer.learning_rate": 2e-3}),
+    "fast": ("twice the step size", {"optimizer.learning_rate": 8e-3}),
     "approx": ("Bi-Real Net's gradient", {"model.activation_gradient": "approx_sign"}),
     "average": ("moving average of the weights", {"ema_decay": 0.99}),
     "plain": (

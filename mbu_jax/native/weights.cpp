@@ -139,7 +139,8 @@ class Lister {
     int64_t least[3];
     for (int t = 0; t < conv_.thresholds; ++t) {
       const int64_t theta = conv_.theta[static_cast<size_t>(t) * conv_.outputs + output];
-      // Beyond these it is always passed, or never.
+      // Beyond these it is always passed, or never. Within them the thresholds below have no more
+      // bits than the counter, whose half is more than most + 1.
       least[t] =
           std::clamp(halve_up(theta + levels * (up - down)), -levels * down, levels * up + 1);
     }

@@ -317,7 +317,7 @@ PRESETS: dict[str, TrainConfig] = {
     "best": dataclasses.replace(
         _SMALL,
         model=ModelOptions(network="all_masked", activation_bits=2, width=32, density=0.3),
-        optimizer=dataclasses.replace(_ADAM, learning_rate=2e-3, latent_rate=3.0),
+        optimizer=dataclasses.replace(_ADAM, learning_rate=4e-3, latent_rate=3.0),
     ),
     "paper": TrainConfig(
         dataset="nuclei",
