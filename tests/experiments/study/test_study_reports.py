@@ -103,7 +103,7 @@ def test_results_keep_everything_raw(tmp_path: Path) -> None:
         "model.network": "all_masked",
         "optimizer.latent_l1": 0.1,
         "optimizer.latent_rate": 3.0,
-        "optimizer.learning_rate": 0.002,
+        "optimizer.learning_rate": 0.004,
         "seed": 1,
     }
     assert set(run["scores"]) == {"dice", "iou", "f1", "precision", "recall", "pooled_iou"}
