@@ -228,7 +228,7 @@ class TrainConfig:
 
     recalibrate: int = 0
     """Batches to re-estimate BatchNorm statistics from before each evaluation, of training images
-    without variation, whole where --image-size is given; 0 for none."""
+    without variation; where --image-size is given of whole ones, each once at most. 0 for none."""
 
     samples: int = 8
     """Pictures of validation images written at the end."""

@@ -221,9 +221,12 @@ class Trainer:
         params = self.state.params if self.state.ema is None else self.state.ema
         if self.config.recalibrate:
             # Of few small crops, the statistics vary so much that Dice does by some hundredths.
-            whole = self._train_batches(self.config.data.unvaried(), self.config.seed + 1)
-            with contextlib.closing(whole) as batches:
-                stats = self._evaluator.recalibrated_stats(params, batches, self.config.recalibrate)
+            options, count = self.config.data.unvaried(), self.config.recalibrate
+            if options.crop is None:  # the same images again would add nothing
+                count = min(count, self._epoch_end(1))
+            batches = self._train_batches(options, self.config.seed + 1)
+            with contextlib.closing(batches):
+                stats = self._evaluator.recalibrated_stats(params, batches, count)
             self.state = dataclasses.replace(self.state, stats=stats)
         return self._scores(params, self.state.stats).result()
 

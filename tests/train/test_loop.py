@@ -461,6 +461,16 @@ def test_statistics_are_of_whole_training_images_without_variation(tmp_path, upd
     expected = [digest(next(whole)["image"]) for _ in range(2)]
     assert Evaluator.seen == [expected, expected]  # after each of the two epochs the same
 
+    Evaluator.seen.clear()
+    Trainer(tiny(tmp_path / "all", data=data, recalibrate=9, seed=3, epochs=1)).fit()
+    assert [seen[:2] for seen in Evaluator.seen] == [expected]
+    assert len(Evaluator.seen[0]) == 3  # batches that hold all ten images
+
+    Evaluator.seen.clear()
+    cut = dataclasses.replace(data, image_size=None)
+    Trainer(tiny(tmp_path / "cut", data=cut, recalibrate=9, epochs=1)).fit()
+    assert len(set(Evaluator.seen[0])) == 9  # other crops of them
+
 
 def test_a_quantized_network_starts_from_a_full_precision_one(tmp_path, updates):
     teacher = tiny(tmp_path / "float", epochs=1, model=ModelOptions("full_precision", width=4))
