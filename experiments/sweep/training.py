@@ -1,6 +1,7 @@
 """Training the networks of a chunk, from the beginning or from where that was interrupted."""
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import shutil
@@ -16,12 +17,12 @@ from experiments.sweep.plan import LAYERS, Chunk
 from experiments.timing import machine
 from mbu_jax.architecture import LAYER_NAMES
 from mbu_jax.data import eval_batches, train_batches
-from mbu_jax.data.pipeline import PipelineOptions, TrainIterator, epoch_length
+from mbu_jax.data.pipeline import TrainIterator, epoch_length
 from mbu_jax.errors import InputError
 from mbu_jax.files import to_json, write_bytes_atomic
 from mbu_jax.train.checkpoints import Checkpoints
 from mbu_jax.train.config import TrainConfig
-from mbu_jax.train.images import open_images, some_images
+from mbu_jax.train.images import open_images, some_images, statistics_batches
 from mbu_jax.train.initial import initial_weights
 from mbu_jax.train.meter import EpochMeter
 from mbu_jax.train.metrics import SCORES
@@ -92,7 +93,7 @@ class SweepTrainer:
         memory = self._mesh.devices.flat[0].memory_stats()
         if memory is None:
             return LAYERS + 1
-        with contextlib.closing(self._batches(self._recipe.data, seed=0)) as batches:
+        with contextlib.closing(self._batches(seed=0)) as batches:
             needed = self._population.member_bytes(next(batches))
         return members_in_memory(needed, memory["bytes_limit"], self._mesh.size)
 
@@ -110,7 +111,7 @@ class SweepTrainer:
         masked = np.array([*chunk.masks, *itertools.repeat(chunk.masks[-1], padding)])
         checkpoints = self._folder / chunk.name
         with (
-            contextlib.closing(self._batches(self._recipe.data, chunk.seed)) as batches,
+            contextlib.closing(self._batches(chunk.seed)) as batches,
             Checkpoints(checkpoints, keep_last=1) as kept,
         ):
             state, meter, seconds = self._fit(masked, chunk, batches, kept, title)
@@ -210,18 +211,16 @@ class SweepTrainer:
         params: Any = state.ema if self._recipe.ema_decay else state.params
         stats: Any = state.stats
         if self._recipe.recalibrate:
-            whole = self._batches(self._recipe.data.unvaried(), seed + 1)
-            with contextlib.closing(whole) as batches:
-                stats = self._population.recalibrated_stats(
-                    masked, params, batches, self._recipe.recalibrate
-                )
+            batches = statistics_batches(self._images, dataclasses.replace(self._recipe, seed=seed))
+            stats = self._population.recalibrated_stats(masked, params, batches)
         batches = eval_batches(self._validation_images, batch_size=self._recipe.eval_batch_size)
         bar = tqdm(batches, desc="validation", unit="batch", leave=False, disable=None)
         scores = self._population.scores(masked, params, stats, bar)
         return [one.result() for one in scores], self._population.zeros(masked, params)
 
-    def _batches(self, options: PipelineOptions, seed: int) -> TrainIterator:
-        return train_batches(self._images, options, batch_size=self._recipe.batch_size, seed=seed)
+    def _batches(self, seed: int) -> TrainIterator:
+        recipe = self._recipe
+        return train_batches(self._images, recipe.data, batch_size=recipe.batch_size, seed=seed)
 
 
 def finished(folder: Path, chunk: Chunk) -> bool:

@@ -1,6 +1,6 @@
 """Scoring a network, and re-estimating its BatchNorm statistics before."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -99,9 +99,7 @@ class Evaluator:
             scores.add(counts, weight, gather_ids(batch["id"]))
         return scores
 
-    def recalibrated_stats(
-        self, params: Tree, batches: Iterator[dict[str, Any]], count: int
-    ) -> Tree:
+    def recalibrated_stats(self, params: Tree, batches: Iterable[dict[str, Any]]) -> Tree:
         """Re-estimate BatchNorm statistics as the plain mean over training batches.
 
         The running averages of training lag behind weights whose signs still flip, and do not
@@ -109,8 +107,7 @@ class Evaluator:
 
         Args:
           params: parameters.
-          batches: training batches.
-          count: how many of them to use, at least 1.
+          batches: training batches, at least 1.
 
         Returns:
           BatchNorm statistics, on every device.
@@ -120,8 +117,9 @@ class Evaluator:
         momentum = 0.9  # of `NormActivation`: new = 0.9 old + 0.1 batch, old being 0 here
         zero = jax.tree.map(jnp.zeros_like, self._network.initial_stats)
         params, zero = replicate((params, zero), self._mesh)
-        total = zero
-        for _ in range(count):
-            images = shard_batch(next(batches), self._mesh)["image"]
+        total, count = zero, 0
+        for batch in batches:
+            count += 1
+            images = shard_batch(batch, self._mesh)["image"]
             total = jax.tree.map(jnp.add, total, self._batch_stats(params, zero, images))
         return jax.tree.map(lambda s: s / ((1 - momentum) * count), total)

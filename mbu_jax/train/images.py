@@ -1,13 +1,16 @@
 """The images that a run trains on, and those that it is scored by."""
 
+import contextlib
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mbu_jax.data import Dataset, open_source
-from mbu_jax.data.pipeline import PreparedImages
+from mbu_jax.data import Dataset, open_source, train_batches
+from mbu_jax.data.pipeline import PreparedImages, epoch_length
 from mbu_jax.train.config import TrainConfig
 from mbu_jax.train.rundir import read_config
 from mbu_jax.train.subset import FirstImages
@@ -83,6 +86,46 @@ def images_of_run(
     )
     size = image_size or config["data"]["image_size"]
     return PreparedImages(source, None if size is None else (size[0], size[1]))
+
+
+def statistics_batches(
+    images: PreparedImages, config: TrainConfig, *, process_index: int = 0, process_count: int = 1
+) -> Iterator[dict[str, Any]]:
+    """Yield the batches that a run estimates its BatchNorm statistics from.
+
+    Of few small crops, the statistics vary so much that Dice does by some hundredths.
+
+    Args:
+      images: those to train on.
+      config: all options; ``recalibrate`` says how many batches.
+      process_index: which of several processes asks for its share of every batch.
+      process_count: how many there are.
+
+    Yields:
+      Batches of training images without variation, with a seed of their own. Where they are whole,
+      none is taken twice but to fill the last batch, since the same again would add nothing.
+
+    Example:
+      >>> from mbu_jax.data.pipeline import PipelineOptions
+      >>> options = PipelineOptions(image_size=(32, 32), crop=(16, 16))
+      >>> config = TrainConfig(train_images=20, batch_size=8, recalibrate=9, data=options)
+      >>> _, images = open_images(config, "train")
+      >>> len(list(statistics_batches(images, config)))
+      3
+    """
+    options, count = config.data.unvaried(), config.recalibrate
+    if options.crop is None:
+        count = min(count, epoch_length(images, config.batch_size, 1))
+    batches = train_batches(
+        images,
+        options,
+        batch_size=config.batch_size,
+        seed=config.seed + 1,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    with contextlib.closing(batches):
+        yield from itertools.islice(batches, count)
 
 
 def some_images(images: PreparedImages, count: int = 16) -> list[np.ndarray]:

@@ -14,13 +14,13 @@ import numpy as np
 from tqdm import tqdm
 
 from mbu_jax.data import eval_batches, train_batches
-from mbu_jax.data.pipeline import PipelineOptions, TrainIterator, epoch_length
+from mbu_jax.data.pipeline import epoch_length
 from mbu_jax.errors import InputError
 from mbu_jax.train.checkpoints import Checkpoints, load_run
 from mbu_jax.train.cluster import failing_together, gather_ids
 from mbu_jax.train.config import ADDED_LATER, RESUMABLE, TrainConfig
 from mbu_jax.train.evaluation import Evaluator
-from mbu_jax.train.images import open_images, some_images
+from mbu_jax.train.images import open_images, some_images, statistics_batches
 from mbu_jax.train.initial import initial_weights
 from mbu_jax.train.layer_statistics import layer_statistics
 from mbu_jax.train.meter import EpochMeter
@@ -129,7 +129,14 @@ class Trainer:
             ),
             self.mesh,
         )
-        self._batches = self._train_batches(config.data, config.seed)
+        self._batches = train_batches(
+            self._train_images,
+            config.data,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
         self._meter = EpochMeter()
 
     def fit(self) -> dict[str, Any]:
@@ -220,13 +227,13 @@ class Trainer:
         """Score the weights on the validation images, their statistics recalibrated if asked."""
         params = self.state.params if self.state.ema is None else self.state.ema
         if self.config.recalibrate:
-            # Of few small crops, the statistics vary so much that Dice does by some hundredths.
-            options, count = self.config.data.unvaried(), self.config.recalibrate
-            if options.crop is None:  # the same images again would add nothing
-                count = min(count, self._epoch_end(1))
-            batches = self._train_batches(options, self.config.seed + 1)
-            with contextlib.closing(batches):
-                stats = self._evaluator.recalibrated_stats(params, batches, count)
+            batches = statistics_batches(
+                self._train_images,
+                self.config,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            )
+            stats = self._evaluator.recalibrated_stats(params, batches)
             self.state = dataclasses.replace(self.state, stats=stats)
         return self._scores(params, self.state.stats).result()
 
@@ -278,16 +285,6 @@ class Trainer:
         )
         bar = tqdm(batches, desc="validation", unit="batch", leave=False, disable=self._no_bar)
         return self._evaluator.scores(params, stats, bar)
-
-    def _train_batches(self, options: PipelineOptions, seed: int) -> TrainIterator:
-        return train_batches(
-            self._train_images,
-            options,
-            batch_size=self.config.batch_size,
-            seed=seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
 
     def _save(self, checkpoints: Checkpoints, dice: float | None = None) -> None:
         position = {"batches": self._batches.get_state(), "progress": self._meter.to_json()}

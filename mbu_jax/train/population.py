@@ -1,6 +1,6 @@
 """Networks that differ in which layers are masked, trained side by side as one program."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -194,15 +194,14 @@ class Population:
         return _joined(state.step + 1, groups), metrics
 
     def recalibrated_stats(
-        self, masked: Masked, params: Groups, batches: Iterator[Mapping[str, Any]], count: int
+        self, masked: Masked, params: Groups, batches: Iterable[Mapping[str, Any]]
     ) -> Groups:
         """Re-estimate BatchNorm statistics as the plain mean over training batches.
 
         Args:
           masked: boolean [M, 12].
           params: parameters of each group.
-          batches: training batches.
-          count: how many of them to use, at least 1.
+          batches: training batches, at least 1.
 
         Returns:
           BatchNorm statistics of each group; see `mbu_jax.train.evaluation.Evaluator`.
@@ -212,9 +211,10 @@ class Population:
         size = self._group or len(masked)
         zero = jax.tree.map(lambda s: np.zeros((size, *s.shape), s.dtype), shapes)
         zero = self._place(zero, _MEMBERS)
-        totals = [zero] * len(params)
-        for _ in range(count):
-            image = self._images(next(batches))["image"]
+        totals, count = [zero] * len(params), 0
+        for batch in batches:
+            count += 1
+            image = self._images(batch)["image"]
             for group, switches in enumerate(self._switches(masked)):
                 new = self._batch_stats(switches, params[group], zero, image)
                 totals[group] = jax.tree.map(jnp.add, totals[group], new)

@@ -77,9 +77,7 @@ def test_statistics_that_are_no_numbers_are_refused(network, evaluator, examples
 def test_recalibrated_statistics_are_means_over_batches(network, evaluator, examples):
     structure, params, initial = network
     batches = list(batched(examples, 2))[:3]
-    unused = iter([*batches, None])
-    stats = evaluator.recalibrated_stats(params, unused, 3)
-    assert next(unused) is None
+    stats = evaluator.recalibrated_stats(params, iter(batches))
 
     # The stem's accumulators are computed here, one convolution after the other.
     weights = jax.device_get(params["stem"])
@@ -114,7 +112,7 @@ def test_the_order_of_batches_does_not_matter_to_the_scale(network, evaluator, e
     """One batch repeated has the statistics of that batch."""
     _, params, _ = network
     batch = next(batched(examples, 2))
-    once = evaluator.recalibrated_stats(params, iter([batch]), 1)
-    thrice = evaluator.recalibrated_stats(params, iter([batch] * 3), 3)
+    once = evaluator.recalibrated_stats(params, [batch])
+    thrice = evaluator.recalibrated_stats(params, [batch] * 3)
     for a, b in zip(jax.tree.leaves(once), jax.tree.leaves(thrice), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

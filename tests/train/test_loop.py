@@ -1,47 +1,24 @@
 """The loop around the update; the update itself is replaced, so that nothing is compiled."""
 
-import dataclasses
-import hashlib
 import io
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
 
-import chex
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import command, train
-from mbu_jax.data import open_source, train_batches
-from mbu_jax.data.augment import NO_AUGMENTATION
-from mbu_jax.data.pipeline import PipelineOptions, resize
+from mbu_jax.data import train_batches
 from mbu_jax.errors import InputError
 from mbu_jax.train import loop
 from mbu_jax.train.checkpoints import load_run
-from mbu_jax.train.config import ModelOptions, TrainConfig
 from mbu_jax.train.loop import Trainer, TrainingDiverged
-from mbu_jax.train.metrics import SegmentationScores
-from mbu_jax.train.optimizer import OptimizerOptions
-from mbu_jax.train.quantized_start import quantized_start
 from mbu_jax.train.recorder import read_metrics
 from mbu_jax.train.subset import FirstImages
+from tests.train.stand_ins import DATA, Interrupted, Small, digest, saved, tiny
 
-DATA = PipelineOptions(image_size=(32, 32), crop=(32, 32))
-# Three updates an epoch: two epochs and a bit of the next would be one batch too many.
-TINY = TrainConfig(
-    train_images=10,
-    epochs=2,
-    batch_size=4,
-    samples=0,
-    model=ModelOptions(width=4),
-    data=DATA,
-    optimizer=OptimizerOptions(warmup_steps=0),
-)
 ARGUMENTS = [
     "--train-images",
     "10",
@@ -66,101 +43,6 @@ ARGUMENTS = [
     "--recalibrate",
     "0",
 ]
-
-
-class Interrupted(Exception):
-    """What ends a run in the middle here."""
-
-
-def digest(array: Any) -> str:
-    return hashlib.sha256(np.asarray(array).tobytes()).hexdigest()
-
-
-class Updates:
-    """Stands in for the compiled update: counts, and remembers what it was given."""
-
-    def __init__(self) -> None:
-        self.batches: list[str] = []
-        self.stop_at: int | None = None
-        self.no_number_at: int | None = None
-
-    def make(self, *_: Any, **__: Any) -> Any:
-        return self.update
-
-    def update(self, state: Any, batch: dict[str, jax.Array]) -> Any:
-        step = int(state.step) + 1
-        if step == self.stop_at:
-            raise Interrupted
-        self.batches.append(digest(batch["image"]))
-        params = jax.tree.map(lambda p: p, state.params)
-        params["head"]["bias"] = params["head"]["bias"] + 1
-        loss = jnp.float32(np.nan if step == self.no_number_at else 1 / step)
-        metrics = {"loss": loss, "dice": jnp.float32(0.5), "sign_flip_rate/a": jnp.float32(0.25)}
-        return dataclasses.replace(state, step=state.step + 1, params=params), metrics
-
-
-class Evaluator:
-    """Stands in for the evaluation: the more updates, the better."""
-
-    seen: ClassVar[list[list[str]]] = []
-
-    def __init__(self, network: Any, _: Any) -> None:
-        self.stats = jax.tree.map(lambda s: jnp.zeros(s.shape), network.initial_stats)
-
-    def recalibrated_stats(self, params: Any, batches: Any, count: int) -> Any:
-        del params
-        self.seen.append([digest(next(batches)["image"]) for _ in range(count)])
-        return self.stats
-
-    def scores(self, params: Any, stats: Any, batches: Any) -> SegmentationScores:
-        done = int(np.asarray(params["head"]["bias"])[0])
-        scores = SegmentationScores()
-        for batch in batches:
-            counts = np.tile([done, 1, 1], (len(batch["id"]), 1, 1))
-            scores.add(counts, batch["weight"], batch["id"])
-        return scores
-
-
-class Small:
-    """A few of the images, so that each is generated once for all tests here."""
-
-    def __init__(self, split: str) -> None:
-        source = open_source("synthetic", split)
-        self.ids = source.ids[:12]
-        self.classes, self.facts = source.classes, source.facts
-        self.examples = [resize(source[index], (32, 32)) for index in range(12)]
-
-    def __len__(self) -> int:
-        return 12
-
-    def __getitem__(self, index: int) -> Any:
-        return dict(self.examples[index])
-
-    def __iter__(self) -> Iterator[Any]:
-        return map(dict, self.examples)
-
-
-@pytest.fixture(scope="module")
-def sources() -> dict[str, Small]:
-    return {split: Small(split) for split in ("train", "validation")}
-
-
-@pytest.fixture
-def updates(monkeypatch: pytest.MonkeyPatch, sources: dict[str, Small]) -> Updates:
-    updates = Updates()
-    monkeypatch.setattr(loop, "make_train_step", updates.make)
-    monkeypatch.setattr(loop, "Evaluator", Evaluator)
-    monkeypatch.setattr("mbu_jax.train.images.open_source", lambda name, split, **_: sources[split])
-    monkeypatch.setattr(loop, "plot_curves", lambda metrics, out: Path(out).touch())
-    return updates
-
-
-def tiny(workdir: Path, **changes: Any) -> TrainConfig:
-    return dataclasses.replace(TINY, workdir=workdir, **changes)
-
-
-def saved(workdir: Path) -> list[int]:
-    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
 
 def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int | str | None:
@@ -374,134 +256,5 @@ def test_the_run_remembers_where_the_data_lay(tmp_path, monkeypatch):
     assert saved_config["unet"]["width"] == 4
 
 
-def test_the_teacher_is_a_run(tmp_path, updates):
-    trainer = Trainer(tiny(tmp_path / "teacher"))
-    trainer.fit()
-    options = dataclasses.replace(TINY.loss, teacher=tmp_path / "teacher")
-    teacher = Trainer(tiny(tmp_path / "student", loss=options))._load_teacher()
-    assert teacher is not None
-    params, stats, thresholds = jax.device_get(teacher.weights)
-    assert params["head"]["bias"] == 5  # of the best checkpoint
-    expected = teacher.network.fold(params, stats)
-    for ours, theirs in zip(jax.tree.leaves(thresholds), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    for leaf in jax.tree.leaves(teacher.weights):
-        assert len(leaf.sharding.device_set) == 2
-
-
-def test_a_run_can_start_from_another(tmp_path, updates):
-    first = Trainer(tiny(tmp_path / "binary", model=ModelOptions(network="binary", width=4)))
-    first.fit()
-    _, params, stats, _ = load_run(tmp_path / "binary")
-    masked = ModelOptions(network="all_masked", ternarizer="density", width=4)
-    config = tiny(tmp_path / "masked", initial=tmp_path / "binary", model=masked)
-    trainer = Trainer(config)
-    for ours, theirs in (trainer.state.params, params), (trainer.state.stats, stats):
-        jax.tree.map(np.testing.assert_array_equal, jax.device_get(ours), jax.device_get(theirs))
-    assert set(trainer.network.config.precisions) == {"masked"}
-    updates.stop_at = 5
-    with pytest.raises(Interrupted):
-        trainer.fit()
-    updates.stop_at = None
-    resumed = Trainer(config)
-    resumed.fit()
-    # The five updates of the first run, then three of this one before the end of its epoch, two
-    # after it: what is resumed does not start again.
-    assert float(jax.device_get(resumed.state.params["head"]["bias"])[0]) == 5 + 5
-
-
-def test_no_epochs_score_the_initial_weights(tmp_path, updates):
-    Trainer(tiny(tmp_path / "binary", model=ModelOptions(network="binary", width=4))).fit()
-    before = len(updates.batches)
-    config = tiny(
-        tmp_path / "pruned",
-        initial=tmp_path / "binary",
-        epochs=0,
-        model=ModelOptions(network="all_masked", ternarizer="density", width=4),
-        optimizer=OptimizerOptions(warmup_steps=3),
-    )
-    scores = Trainer(config).fit()
-    assert (len(updates.batches), saved(tmp_path / "pruned")) == (before, [0])
-    assert scores["dice"] == pytest.approx(2 * 5 / (2 * 5 + 2))  # after the other's five updates
-    assert json.loads((tmp_path / "pruned/eval.json").read_text())["step"] == 0
-    network, params, _, step = load_run(tmp_path / "pruned")
-    assert (set(network.config.precisions), step) == ({"masked"}, 0)
-    assert np.asarray(params["head"]["bias"])[0] == 5
-    assert Trainer(config).fit() == scores
-
-
-@pytest.mark.parametrize(
-    ("network", "width", "said"),
-    [
-        (
-            "binary",
-            8,
-            r"conv1.weight is \[3, 3, 4, 8\] there and \[3, 3, 8, 16\] here; .*; and 108 more",
-        ),
-        ("full_precision", 4, r"up_ct1.bias is absent there and \[32\] here"),
-        ("ttq", 4, r"down_c1.conv1.scales is absent there and \[2\] here"),
-    ],
-)
-def test_initial_weights_that_do_not_fit_are_named(tmp_path, updates, network, width, said):
-    Trainer(tiny(tmp_path / "masked")).fit()
-    other = ModelOptions(network=network, width=width)
-    config = tiny(tmp_path / "other", initial=tmp_path / "masked", model=other)
-    with pytest.raises(InputError, match=said) as caught:
-        Trainer(config)
-    assert str(caught.value).startswith(f"--initial {tmp_path / 'masked'} does not fit")
-    assert not (tmp_path / "other").exists()
-
-
-def test_statistics_are_of_whole_training_images_without_variation(tmp_path, updates, sources):
-    data = dataclasses.replace(DATA, crop=(8, 8))
-    Evaluator.seen.clear()
-    Trainer(tiny(tmp_path / "run", data=data, recalibrate=2, seed=3)).fit()
-    plain = dataclasses.replace(DATA, crop=None, augment=NO_AUGMENTATION)
-    whole = train_batches(FirstImages(sources["train"], 10), plain, batch_size=4, seed=4)
-    expected = [digest(next(whole)["image"]) for _ in range(2)]
-    assert Evaluator.seen == [expected, expected]  # after each of the two epochs the same
-
-    Evaluator.seen.clear()
-    Trainer(tiny(tmp_path / "all", data=data, recalibrate=9, seed=3, epochs=1)).fit()
-    assert [seen[:2] for seen in Evaluator.seen] == [expected]
-    assert len(Evaluator.seen[0]) == 3  # batches that hold all ten images
-
-    Evaluator.seen.clear()
-    cut = dataclasses.replace(data, image_size=None)
-    Trainer(tiny(tmp_path / "cut", data=cut, recalibrate=9, epochs=1)).fit()
-    assert len(set(Evaluator.seen[0])) == 9  # other crops of them
-
-
-def test_a_quantized_network_starts_from_a_full_precision_one(tmp_path, updates):
-    teacher = tiny(tmp_path / "float", epochs=1, model=ModelOptions("full_precision", width=4))
-    Trainer(teacher).fit()
-    model = ModelOptions("all_masked", width=4, density=0.25)
-    config = tiny(tmp_path / "quantized", initial=tmp_path / "float", model=model)
-    trainer = Trainer(config)
-    network, trained, stats, _ = load_run(tmp_path / "float")
-    images = [example["image"] for example in trainer._train_images]
-    expected = quantized_start(network, trained, stats, trainer.network, images)
-    chex.assert_trees_all_equal(trainer.state.params, expected)
-    layers = trainer.network.quantized_layers(trainer.state.params)
-    assert float(jnp.mean(layers["down_c1.conv1"].quantized_weight() != 0)) == pytest.approx(0.25)
-
-    with pytest.raises(InputError, match="give --recalibrate 20"):
-        Trainer(dataclasses.replace(config, workdir=tmp_path / "scored", epochs=0))
-    wide = dataclasses.replace(config, model=ModelOptions("all_masked", width=8))
-    with pytest.raises(InputError, match="does not fit this network: width is 4 there and 8 here"):
-        Trainer(dataclasses.replace(wide, workdir=tmp_path / "wide"))
-
-
 def test_divergence_is_bad_input():
     assert issubclass(TrainingDiverged, InputError)
-
-
-def test_the_first_images_are_a_source():
-    source = open_source("synthetic", "train")
-    images = FirstImages(source, 3)
-    assert len(images) == 3
-    assert [example["id"] for example in images] == list(source.ids[:3]) == list(images.ids)
-    np.testing.assert_array_equal(images[2]["image"], source[2]["image"])
-    np.testing.assert_array_equal(images[-1]["mask"], source[2]["mask"])
-    with pytest.raises(IndexError):
-        images[3]

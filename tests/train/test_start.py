@@ -1,0 +1,139 @@
+"""What a run starts from: a teacher, another run's weights, statistics of the training images."""
+
+import dataclasses
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mbu_jax.data import train_batches
+from mbu_jax.data.augment import NO_AUGMENTATION
+from mbu_jax.errors import InputError
+from mbu_jax.train.checkpoints import load_run
+from mbu_jax.train.config import ModelOptions
+from mbu_jax.train.loop import Trainer
+from mbu_jax.train.optimizer import OptimizerOptions
+from mbu_jax.train.quantized_start import quantized_start
+from mbu_jax.train.subset import FirstImages
+from tests.train.stand_ins import DATA, TINY, Evaluator, Interrupted, digest, saved, tiny
+
+
+def test_the_teacher_is_a_run(tmp_path, updates):
+    trainer = Trainer(tiny(tmp_path / "teacher"))
+    trainer.fit()
+    options = dataclasses.replace(TINY.loss, teacher=tmp_path / "teacher")
+    teacher = Trainer(tiny(tmp_path / "student", loss=options))._load_teacher()
+    assert teacher is not None
+    params, stats, thresholds = jax.device_get(teacher.weights)
+    assert params["head"]["bias"] == 5  # of the best checkpoint
+    expected = teacher.network.fold(params, stats)
+    for ours, theirs in zip(jax.tree.leaves(thresholds), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for leaf in jax.tree.leaves(teacher.weights):
+        assert len(leaf.sharding.device_set) == 2
+
+
+def test_a_run_can_start_from_another(tmp_path, updates):
+    first = Trainer(tiny(tmp_path / "binary", model=ModelOptions(network="binary", width=4)))
+    first.fit()
+    _, params, stats, _ = load_run(tmp_path / "binary")
+    masked = ModelOptions(network="all_masked", ternarizer="density", width=4)
+    config = tiny(tmp_path / "masked", initial=tmp_path / "binary", model=masked)
+    trainer = Trainer(config)
+    for ours, theirs in (trainer.state.params, params), (trainer.state.stats, stats):
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(ours), jax.device_get(theirs))
+    assert set(trainer.network.config.precisions) == {"masked"}
+    updates.stop_at = 5
+    with pytest.raises(Interrupted):
+        trainer.fit()
+    updates.stop_at = None
+    resumed = Trainer(config)
+    resumed.fit()
+    # The five updates of the first run, then three of this one before the end of its epoch, two
+    # after it: what is resumed does not start again.
+    assert float(jax.device_get(resumed.state.params["head"]["bias"])[0]) == 5 + 5
+
+
+def test_no_epochs_score_the_initial_weights(tmp_path, updates):
+    Trainer(tiny(tmp_path / "binary", model=ModelOptions(network="binary", width=4))).fit()
+    before = len(updates.batches)
+    config = tiny(
+        tmp_path / "pruned",
+        initial=tmp_path / "binary",
+        epochs=0,
+        model=ModelOptions(network="all_masked", ternarizer="density", width=4),
+        optimizer=OptimizerOptions(warmup_steps=3),
+    )
+    scores = Trainer(config).fit()
+    assert (len(updates.batches), saved(tmp_path / "pruned")) == (before, [0])
+    assert scores["dice"] == pytest.approx(2 * 5 / (2 * 5 + 2))  # after the other's five updates
+    assert json.loads((tmp_path / "pruned/eval.json").read_text())["step"] == 0
+    network, params, _, step = load_run(tmp_path / "pruned")
+    assert (set(network.config.precisions), step) == ({"masked"}, 0)
+    assert np.asarray(params["head"]["bias"])[0] == 5
+    assert Trainer(config).fit() == scores
+
+
+@pytest.mark.parametrize(
+    ("network", "width", "said"),
+    [
+        (
+            "binary",
+            8,
+            r"conv1.weight is \[3, 3, 4, 8\] there and \[3, 3, 8, 16\] here; .*; and 108 more",
+        ),
+        ("full_precision", 4, r"up_ct1.bias is absent there and \[32\] here"),
+        ("ttq", 4, r"down_c1.conv1.scales is absent there and \[2\] here"),
+    ],
+)
+def test_initial_weights_that_do_not_fit_are_named(tmp_path, updates, network, width, said):
+    Trainer(tiny(tmp_path / "masked")).fit()
+    other = ModelOptions(network=network, width=width)
+    config = tiny(tmp_path / "other", initial=tmp_path / "masked", model=other)
+    with pytest.raises(InputError, match=said) as caught:
+        Trainer(config)
+    assert str(caught.value).startswith(f"--initial {tmp_path / 'masked'} does not fit")
+    assert not (tmp_path / "other").exists()
+
+
+def test_statistics_are_of_whole_training_images_without_variation(tmp_path, updates, sources):
+    data = dataclasses.replace(DATA, crop=(8, 8))
+    Evaluator.seen.clear()
+    Trainer(tiny(tmp_path / "run", data=data, recalibrate=2, seed=3)).fit()
+    plain = dataclasses.replace(DATA, crop=None, augment=NO_AUGMENTATION)
+    whole = train_batches(FirstImages(sources["train"], 10), plain, batch_size=4, seed=4)
+    expected = [digest(next(whole)["image"]) for _ in range(2)]
+    assert Evaluator.seen == [expected, expected]  # after each of the two epochs the same
+
+    Evaluator.seen.clear()
+    Trainer(tiny(tmp_path / "all", data=data, recalibrate=9, seed=3, epochs=1)).fit()
+    assert [seen[:2] for seen in Evaluator.seen] == [expected]
+    assert len(Evaluator.seen[0]) == 3  # batches that hold all ten images
+
+    Evaluator.seen.clear()
+    cut = dataclasses.replace(data, image_size=None)
+    Trainer(tiny(tmp_path / "cut", data=cut, recalibrate=9, epochs=1)).fit()
+    assert len(set(Evaluator.seen[0])) == 9  # other crops of them
+
+
+def test_a_quantized_network_starts_from_a_full_precision_one(tmp_path, updates):
+    teacher = tiny(tmp_path / "float", epochs=1, model=ModelOptions("full_precision", width=4))
+    Trainer(teacher).fit()
+    model = ModelOptions("all_masked", width=4, density=0.25)
+    config = tiny(tmp_path / "quantized", initial=tmp_path / "float", model=model)
+    trainer = Trainer(config)
+    network, trained, stats, _ = load_run(tmp_path / "float")
+    images = [example["image"] for example in trainer._train_images]
+    expected = quantized_start(network, trained, stats, trainer.network, images)
+    chex.assert_trees_all_equal(trainer.state.params, expected)
+    layers = trainer.network.quantized_layers(trainer.state.params)
+    assert float(jnp.mean(layers["down_c1.conv1"].quantized_weight() != 0)) == pytest.approx(0.25)
+
+    with pytest.raises(InputError, match="give --recalibrate 20"):
+        Trainer(dataclasses.replace(config, workdir=tmp_path / "scored", epochs=0))
+    wide = dataclasses.replace(config, model=ModelOptions("all_masked", width=8))
+    with pytest.raises(InputError, match="does not fit this network: width is 4 there and 8 here"):
+        Trainer(dataclasses.replace(wide, workdir=tmp_path / "wide"))
