@@ -88,7 +88,7 @@ def _draw_memory(axes: Axes, group: dict[str, Any]) -> None:
     megabytes = [row["running_memory_bytes"] / 1e6 for row in rows.values()]
     bars = axes.barh(np.arange(len(names)), megabytes, 0.6, color=_colours(names))
     axes.bar_label(bars, [short(value) for value in megabytes], padding=5, fontsize=8)
-    axes.set_title(f"peak memory while running, {group['size']}x{group['size']}")
+    axes.set_title(f"memory that running adds, {group['size']}x{group['size']}")
     finish_bars(axes, names, "megabytes")
 
 
