@@ -207,7 +207,9 @@ def _video(path: Path) -> Frames:
     try:
         av: Any = importlib.import_module("av")
     except ModuleNotFoundError:
-        raise InputError(f"{path} is a video, which takes PyAV to read: pip install av, or uv run --extra video") from None
+        raise InputError(
+            f"{path} is a video, which takes PyAV to read: pip install av, or uv run --extra video"
+        ) from None
     damage = (av.error.FFmpegError, OSError, ValueError)
 
     def broken(error: Exception) -> InputError:
