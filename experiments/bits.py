@@ -16,7 +16,7 @@ from experiments import command
 from experiments.study import figures
 from experiments.study.options import StudyOptions
 from experiments.study.program import run_study
-from experiments.study.rows import BINARY, Row, Study, network
+from experiments.study.rows import BINARY, Row, Study, full_precision_row, network
 from experiments.study.scales import Scale
 from mbu_jax.architecture import LAYER_NAMES
 
@@ -42,10 +42,9 @@ def rows(scale: Scale) -> list[Row]:
       scale: of the study.
 
     Returns:
-      The binary one, and every group of layers with every precision.
+      Full precision, the binary one, and every group of layers with every precision.
     """
-    del scale  # the same at all of them
-    found = [dataclasses.replace(BINARY, x=1)]
+    found = [full_precision_row(scale), dataclasses.replace(BINARY, series="binary", x=1)]
     for group, layers in GROUPS.items():
         for precision, bits in PRECISIONS.items():
             exceptions = tuple(f"{layer}={precision}" for layer in layers)
@@ -70,7 +69,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
       path: PNG file.
     """
     groups = figures.series(results)
-    binary = groups.pop("", {})
+    binary = groups.get("binary", {})
     made, panels = figures.figure(len(GROUPS), height=3.8, width=3.4, one_scale=True)
     for axes, group, colour in zip(panels, GROUPS, figures.COLOURS, strict=False):
         shown = binary | groups.get(group, {})
@@ -80,7 +79,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
         axes.set_xscale("log", base=2)
         axes.set_xlim(0.8, 10)
         axes.set_xticks([1, *PRECISIONS.values()], ["1", "masked", "4", "8"])
+        axes.set_title(group)
         figures.finish(axes, "bits of the weights", "dice" if axes is panels[0] else None)
+        figures.draw_full_precision(axes, results, "dice")
     figures.save(made, results, path)
 
 

@@ -15,7 +15,16 @@ from experiments import command
 from experiments.study import figures
 from experiments.study.options import StudyOptions
 from experiments.study.program import run_study
-from experiments.study.rows import ALL_MASKED, BINARY, KEPT, TWN, Row, Study, network
+from experiments.study.rows import (
+    ALL_MASKED,
+    BINARY,
+    KEPT,
+    TWN,
+    Row,
+    Study,
+    full_precision_row,
+    network,
+)
 from experiments.study.scales import Scale
 
 
@@ -25,7 +34,7 @@ class Options(StudyOptions):
 
 
 _TARGETS = (0.02, 0.05, 0.1, 0.2, 0.5)
-_STARTS = (0.02, 0.05, 0.1, 0.2, 0.5)
+_STARTS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 _PULLS = (0.01, 0.03, 0.1, 0.3)
 _SERIES = {
     "target": "target density",
@@ -43,10 +52,9 @@ def rows(scale: Scale) -> list[Row]:
       scale: of the study.
 
     Returns:
-      The binary one, and masked ones by what sets their density.
+      Full precision, the binary one, and masked ones by what sets their density.
     """
-    del scale  # the same at all of them
-    found = [dataclasses.replace(BINARY, series="binary", x=100)]
+    found = [full_precision_row(scale), dataclasses.replace(BINARY, series="binary", x=100)]
     for share in _TARGETS:
         options = network("all_masked", ternarizer="density", density=share)
         row = Row(f"kept_{100 * share:g}", f"The largest {100 * share:g} % kept", options)
@@ -54,11 +62,9 @@ def rows(scale: Scale) -> list[Row]:
         found.append(dataclasses.replace(row, series="target", x=100 * share))
     for share in _STARTS:
         options = network("all_masked", density=share)
-        row = Row(f"start_{100 * share:g}", "", options)
-        if share == 0.1:
-            row = ALL_MASKED
-        label = f"Threshold that {100 * share:g} % pass at the start"
-        found.append(dataclasses.replace(row, label=label, series="threshold", x=100 * share))
+        percent = f"{100 * share:g}"
+        label = f"Threshold that {percent} % pass at the start"
+        found.append(Row(f"start_{percent}", label, options, series="threshold", x=100 * share))
     found.append(dataclasses.replace(TWN, series="twn"))
     for pull in _PULLS:
         options = {**ALL_MASKED.changes, "optimizer.latent_l1": pull}
@@ -76,29 +82,37 @@ def draw(results: dict[str, Any], path: Path) -> None:
     made, (densities, times, both) = figures.figure(3)
     time_of = figures.milliseconds_of(results)
     points = []
-    for (name, group), colour in zip(
-        figures.series(results).items(), figures.COLOURS, strict=False
-    ):
+    groups = figures.series(results)
+    groups.pop("", None)  # full precision
+    for (name, group), colour in zip(groups.items(), figures.COLOURS, strict=False):
         style: dict[str, Any] = {"colour": colour, "label": _SERIES[name]}
         figures.scatter(densities, group, figures.density_of, "dice", **style)
         points += figures.scatter(times, group, time_of, "dice", **style)
-        pairs = [(figures.density_of(key, row), time_of(key, row)) for key, row in group.items()]
+        pairs = [(_timed_density(results, key), time_of(key, row)) for key, row in group.items()]
         measured = [pair for pair in pairs if None not in pair]
         if measured:
             both.plot(*zip(*measured, strict=True), "o", color=colour, label=_SERIES[name])
     figures.draw_frontier(times, points)
-    size = results["latency"]["size"] if results["latency"] else ""
     for axes in (densities, both):
         axes.set_xscale("log")
         axes.set_xticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
         axes.minorticks_off()
     times.set_xlim(left=0)
     both.set_ylim(bottom=0)
-    both.set_ylabel(f"ms for an image of {size}x{size}, packed")
+    both.set_ylabel(figures.time_label(results))
     figures.finish(densities, "non-zero weights, per cent", "dice")
-    figures.finish(times, f"ms for an image of {size}x{size}, packed", "dice")
+    figures.finish(times, figures.time_label(results), "dice")
     figures.finish(both, "non-zero weights, per cent")
+    for axes in (densities, times):
+        figures.draw_full_precision(axes, results, "dice")
     figures.save(made, results, path)
+
+
+def _timed_density(results: dict[str, Any], name: str) -> float | None:
+    """Per cent of non-zero weights of the network that was timed for a row."""
+    timed = ((results["latency"] or {}).get("rows") or {}).get(name, {}).get("run")
+    runs = [run for run in results["rows"][name]["runs"] if run["run"] == timed]
+    return 100 * runs[0]["density"] if runs else None
 
 
 STUDY = Study(

@@ -15,7 +15,14 @@ from experiments import command
 from experiments.study import figures
 from experiments.study.options import StudyOptions
 from experiments.study.program import run_study
-from experiments.study.rows import ALL_MASKED, BINARY, Row, Study, network
+from experiments.study.rows import (
+    ALL_MASKED,
+    BINARY,
+    Row,
+    Study,
+    full_precision_row,
+    network,
+)
 from experiments.study.scales import Scale
 
 
@@ -35,11 +42,10 @@ def rows(scale: Scale) -> list[Row]:
       scale: of the study.
 
     Returns:
-      Every kind of weights with 1-bit activations, then with 2-bit ones.
+      Full precision, every kind of weights with 1-bit activations, then with 2-bit ones.
     """
-    del scale  # the same at all of them
     known = {row.name: row for row in (BINARY, ALL_MASKED)}
-    found = []
+    found = [full_precision_row(scale)]
     for bits in (1, 2):
         for name, label in WEIGHTS.items():
             row = known.get(name) if bits == 1 else None
@@ -60,9 +66,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
     """
     made, (times, bits) = figures.figure(2)
     points = []
-    for (name, group), colour in zip(
-        figures.series(results).items(), figures.COLOURS, strict=False
-    ):
+    groups = figures.series(results)
+    groups.pop("", None)  # full precision
+    for (name, group), colour in zip(groups.items(), figures.COLOURS, strict=False):
         figures.scatter(
             bits,
             group,
@@ -84,11 +90,12 @@ def draw(results: dict[str, Any], path: Path) -> None:
             )
     figures.draw_frontier(times, points)
     times.set_xlim(left=0)
-    size = results["latency"]["size"] if results["latency"] else ""
-    figures.finish(times, f"ms for an image of {size}x{size}, packed", "dice")
+    figures.finish(times, figures.time_label(results), "dice")
     bits.set_xticks([1, 2])
     bits.set_xlim(0.7, 2.3)
     figures.finish(bits, "bits of the activations", "dice")
+    for axes in (times, bits):
+        figures.draw_full_precision(axes, results, "dice")
     figures.save(made, results, path)
 
 

@@ -16,7 +16,7 @@ from experiments.study import figures
 from experiments.study.options import StudyOptions
 from experiments.study.program import run_study
 from experiments.study.report import milliseconds
-from experiments.study.rows import Row, Study, masked_row
+from experiments.study.rows import Row, Study, full_precision_row, masked_row
 from experiments.study.scales import Scale
 
 
@@ -36,9 +36,10 @@ def rows(scale: Scale) -> list[Row]:
       scale: of the study.
 
     Returns:
-      Every number of masked layers by either list; none and all of them once.
+      Full precision, every number of masked layers by either list; none and all of them once.
     """
-    found: dict[str, Row] = {}
+    floating = full_precision_row(scale)
+    found = {floating.name: floating}
     for cost in _SERIES:
         for count in scale.masked_counts:
             row = masked_row(count, cost)
@@ -80,7 +81,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
             )
         figures.draw_frontier(axes, points, to_the_right=True)
         size = results["latency"]["size"] if results["latency"] else ""
-        figures.finish(axes, f"images of {size}x{size} a second, packed", score)
+        figures.finish(axes, f"images of {size}x{size} a second, packed, first seed", score)
+        figures.draw_full_precision(axes, results, score)
     figures.save(made, results, path)
 
 
@@ -92,7 +94,8 @@ STUDY = Study(
     remarks=(
         "Activations have 1 bit; layers that are not masked are binary.",
         "The paper's list masks layers of the lowest cost score first, the other those whose "
-        "masking saves most multiply-accumulates on an engine that skips zeros, at 10 % density.",
+        "masking saves most multiply-accumulates on an engine that skips zeros, at the density "
+        "that weights start with.",
     ),
 )
 

@@ -19,7 +19,7 @@ from experiments.study.options import StudyOptions
 from experiments.study.program import run_study
 from experiments.study.rows import Row, Study, best_row, full_precision_row, further_row, network
 from experiments.study.scales import Scale
-from mbu_jax.data.augment import AugmentOptions
+from mbu_jax.data.augment import NO_AUGMENTATION, AugmentOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,16 +59,21 @@ def rows(scale: Scale) -> list[Row]:
         tuned = {**scale.best, "epochs": scale.tuning_epochs, **base}
         series = _SERIES[bits]
         whole = scale.config.epochs + scale.tuning_epochs
+        scratch: dict[str, Any] = {**tuned, "epochs": whole}
+        if scale.config.eval_every == scale.config.epochs:  # scored once, then as here
+            scratch["eval_every"] = whole
         found.append(
             Row(
                 f"random_{bits}bit",
                 f"{series}: random weights, {whole} epochs",
-                {**base, "epochs": whole},
+                scratch,
                 random=True,
                 series=series,
             )
         )
         for name, (label, changes) in _STEPS.items():
+            if name == "plain" and scale.config.data.augment == NO_AUGMENTATION:
+                continue  # nothing could be less
             options = {**tuned, **changes}
             if "ema_decay" in changes:  # averaged weights need statistics of their own
                 options = {"recalibrate": scale.config.recalibrate or 20, **options}
@@ -107,6 +112,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     groups = {series: found.get(series, {}) for series in _SERIES.values()}
     longest = max(len(group) for group in groups.values())
     made, panels = figures.figure(len(groups), height=1.6 + 0.33 * longest, width=5.4)
+    panels[1].sharex(panels[0])
     for axes, (series, group) in zip(panels, groups.items(), strict=True):
         for place, row in enumerate(group.values()):
             values = figures.scores(row, "dice")
@@ -131,7 +137,8 @@ STUDY = Study(
     rows=rows,
     draw=draw,
     remarks=(
-        "Every step changes one thing of the row that only starts from full precision.",
+        "Every step changes one thing of the row that only starts from full precision; random "
+        "weights are trained for as many epochs as that row and full precision together.",
         "Starting means: its ReLUs become the nearest quantizers, its largest weights stay.",
         "The best starts from full precision and is trained for longer; so is the second row of "
         "full precision.",

@@ -1,5 +1,6 @@
 """What the figures of the studies have in common."""
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments.study.report import finished_runs, milliseconds
+from experiments.study.rows import FULL_PRECISION
+from mbu_jax.files import write_bytes_atomic
 
 TITLES = {"dice": "Dice", "iou": "IoU", "f1": "F1"}
 # The palette of Okabe and Ito, told apart under every common colour blindness.
@@ -44,11 +47,11 @@ def save(made: Figure, results: Mapping[str, Any], path: Path) -> None:
       results: of the study.
       path: PNG file.
     """
-    runs = [run for row in results["rows"].values() for run in finished_runs(row)]
-    seeds = len({run["seed"] for run in runs})
+    counts = {len(finished_runs(row)) for row in results["rows"].values()} - {0} or {0}
+    seeds = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
     made.suptitle(
         f"{results['title']}\n{results['dataset']}, scale {results['scale']}, "
-        f"{seeds} seed{'s' * (seeds != 1)}",
+        f"{seeds} seed{'s' * (max(counts) != 1)}",
         fontsize=11,
     )
     legend: dict[str, Any] = {}
@@ -58,7 +61,9 @@ def save(made: Figure, results: Mapping[str, Any], path: Path) -> None:
     if legend:
         columns = 2 * len(made.axes)
         made.legend(legend.values(), legend, loc="outside lower center", ncols=columns, fontsize=8)
-    made.savefig(path, dpi=110)
+    content = io.BytesIO()
+    made.savefig(content, format="png", dpi=110)
+    write_bytes_atomic(path, content.getvalue())
 
 
 def scores(row: Mapping[str, Any], score: str) -> list[float]:
@@ -84,6 +89,19 @@ def milliseconds_of(results: Mapping[str, Any]) -> Callable[[str, Mapping[str, A
       Function of a row's name and the row, giving milliseconds or None.
     """
     return lambda name, _: milliseconds(results, name)
+
+
+def time_label(results: Mapping[str, Any]) -> str:
+    """Say what lies where `milliseconds_of` places rows.
+
+    Args:
+      results: of the study.
+
+    Returns:
+      For the axis.
+    """
+    size = results["latency"]["size"] if results["latency"] else ""
+    return f"ms for an image of {size}x{size}, packed, first seed"
 
 
 def density_of(_: str, row: Mapping[str, Any]) -> float | None:
@@ -130,6 +148,8 @@ def scatter(
 ) -> list[tuple[float, float]]:
     """Draw rows as points: a score's mean over seeds, a bar from the lowest seed to the highest.
 
+    A row of one seed has no bar.
+
     Args:
       axes: the panel.
       rows: by name.
@@ -152,8 +172,9 @@ def scatter(
             continue
         mean = float(np.mean(values))
         points.append((x, mean))
-        low.append(mean - min(values))
-        high.append(max(values) - mean)
+        alone = len(values) == 1
+        low.append(np.nan if alone else mean - min(values))
+        high.append(np.nan if alone else max(values) - mean)
         if names is not None:
             axes.annotate(
                 names(row), points[-1], xytext=(5, 4), textcoords="offset points", fontsize=7
@@ -164,6 +185,19 @@ def scatter(
         error = {"elinewidth": 1, "capsize": 2}
         axes.errorbar(x, y, yerr=[low, high], color=colour, label=label, **style, **error)
     return points
+
+
+def draw_full_precision(axes: Axes, results: Mapping[str, Any], score: str) -> None:
+    """Draw the yardstick as a line, where it was trained.
+
+    Args:
+      axes: the panel.
+      results: of the study.
+      score: name of what lies upwards.
+    """
+    row = results["rows"][FULL_PRECISION]
+    if values := scores(row, score):
+        axes.axhline(float(np.mean(values)), color=GREY, linestyle="--", label=row["label"])
 
 
 def draw_frontier(

@@ -24,7 +24,8 @@ def measured(runs: Mapping[str, Run], scale: Scale, earlier: Any) -> dict[str, A
     Args:
       runs: by row, finished ones; those that could not be packed are passed over.
       scale: size of the image, and how often it is segmented.
-      earlier: what this gave before, or None; kept where nothing has changed.
+      earlier: what this gave before, or None; kept where nothing has changed but that runs are
+        gone. Where more has changed their times are dropped, and that is said.
 
     Returns:
       ``size``, ``rounds``, ``machine``, the ``instructions`` of the bitsliced engine, and by row
@@ -37,10 +38,16 @@ def measured(runs: Mapping[str, Run], scale: Scale, earlier: Any) -> dict[str, A
     session: dict[str, Any] = {"size": size, "rounds": scale.rounds, "machine": machine()}
     session["instructions"] = None if library.absent() else library.instructions()
     names = {name: run.directory.path.name for name, run in packed.items()}
-    if earlier is not None and {k: earlier.get(k) for k in session} == session:
-        rows = earlier["rows"]
-        if {name: row["run"] for name, row in rows.items()} == names:
+    if earlier is not None:
+        timed = {name: row["run"] for name, row in earlier["rows"].items()}
+        same = {k: earlier.get(k) for k in session} == session
+        if not names or (same and names.items() <= timed.items()):
             return earlier
+        if gone := sorted(timed.keys() - names.keys()):
+            print(
+                f"dropping the times of {', '.join(gone)}: these runs are gone, and times of "
+                "different sessions do not compare"
+            )
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
     calls: dict[str, Callable[[], Any]] = {}
     facts: dict[str, dict[str, Any]] = {}

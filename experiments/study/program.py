@@ -1,14 +1,16 @@
 """From a study's command line to its results, table and figure."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 from experiments.command import make_folder
 from experiments.study.options import StudyOptions
+from experiments.study.report import finished_runs
 from experiments.study.rows import Study
-from experiments.study.runs import Run, chosen, plan, shown
-from experiments.study.scales import chosen_scale
+from experiments.study.runs import Run, chosen, plan
+from experiments.study.scales import Scale, chosen_scale
 from experiments.study.tables import table
 from mbu_jax.errors import InputError
 from mbu_jax.files import write_bytes_atomic, write_json_atomic
@@ -28,21 +30,24 @@ def run_study(study: Study, options: StudyOptions) -> None:
     """
     scale = chosen_scale(options)
     rows = study.rows(scale)
-    planned = plan(rows, scale, options)
-    wanted = chosen(planned, options.rows)
+    wanted = chosen(plan(rows, scale, options), options.rows)
     if options.dry_run:
         print(_listing(wanted))
         return
     folder = options.out or Path("results", study.name, scale.name)
     make_folder(folder)
     earlier = _earlier(folder / RESULTS)
+    if earlier is not None:
+        _check_same(earlier, study, scale, folder)
+    # The report keeps further seeds that an earlier command trained.
+    seeds = max(scale.seeds, _seeds(earlier))
+    runs = plan(rows, dataclasses.replace(scale, seeds=seeds), options)
     # Late, because these import JAX's devices, Orbax and more, which a listing can do without.
     from experiments.study.execution import carry_out
     from experiments.study.latency import measured
     from experiments.study.report import collect
 
     failed = carry_out(wanted)
-    runs = shown(planned, rows)
     latency = measured(_first_finished(runs), scale, earlier and earlier["latency"])
     results = collect(study, scale, options, runs, failed, latency, earlier)
     write_json_atomic(folder / RESULTS, results)
@@ -66,6 +71,23 @@ def redraw(study: Study, folder: Path) -> None:
         raise InputError(f"{folder} holds no {RESULTS}; run experiments.{study.name} first")
     write_bytes_atomic(folder / TABLE, table(results).encode())
     study.draw(results, folder / FIGURE)
+
+
+def _check_same(earlier: dict[str, Any], study: Study, scale: Scale, folder: Path) -> None:
+    """Refuse to replace the report of something else."""
+    ours = {"study": study.name, "scale": scale.name, "dataset": scale.config.dataset}
+    theirs = {name: earlier.get(name) for name in ours}
+    if theirs != ours:
+        raise InputError(
+            f"{folder} holds results of {' '.join(map(str, theirs.values()))}, not of "
+            f"{' '.join(ours.values())}; choose another --out"
+        )
+
+
+def _seeds(earlier: dict[str, Any] | None) -> int:
+    rows = {} if earlier is None else earlier["rows"]
+    found = [run["seed"] + 1 for row in rows.values() for run in finished_runs(row)]
+    return max(found, default=0)
 
 
 def _first_finished(runs: list[Run]) -> dict[str, Run]:

@@ -10,6 +10,7 @@ from experiments.study.scales import Scale
 from mbu_jax.architecture import LAYER_NAMES
 from mbu_jax.train.config import TrainConfig
 
+FULL_PRECISION = "full_precision"
 TARGET_DENSITY = 0.1
 
 
@@ -48,7 +49,7 @@ class Study:
     Attributes:
       name: of the command and of its folder.
       title: of the table and the figure.
-      rows: the rows at a scale; each comes after the one that it starts from.
+      rows: the rows at a scale, full precision first; each comes after the one it starts from.
       draw: draws the report's content, as read from JSON, into a PNG file.
       remarks: what a reader of the table must know.
     """
@@ -124,7 +125,7 @@ def masked_row(count: int, cost: str = "paper") -> Row:
 
 
 def full_precision_row(scale: Scale) -> Row:
-    """The network that others start from.
+    """The network that others start from, and the yardstick of every study.
 
     Args:
       scale: of the study.
@@ -133,7 +134,7 @@ def full_precision_row(scale: Scale) -> Row:
       The row.
     """
     changes = {**network("full_precision"), **scale.float_options}
-    return Row("full_precision", "Full precision", changes, random=True, paper="Full Precision")
+    return Row(FULL_PRECISION, "Full precision", changes, random=True, paper="Full Precision")
 
 
 def further_row(scale: Scale) -> Row:
@@ -145,10 +146,9 @@ def further_row(scale: Scale) -> Row:
     Returns:
       The row, which starts from full precision and is trained for as many epochs as `best_row`.
     """
-    floating = full_precision_row(scale)
-    changes = {**scale.best, **floating.changes}
+    changes = {**scale.best, **full_precision_row(scale).changes}
     label = f"Full precision, {scale.best_epochs} epochs more"
-    return Row("full_precision_further", label, changes, start=floating.name)
+    return Row(f"{FULL_PRECISION}_further", label, changes, start=FULL_PRECISION)
 
 
 def best_row(scale: Scale, bits: int) -> Row:
@@ -161,10 +161,9 @@ def best_row(scale: Scale, bits: int) -> Row:
     Returns:
       The row, which starts from full precision.
     """
-    floating = full_precision_row(scale).name
     changes = {**scale.best, **network("all_masked", activation_bits=bits)}
     label = f"{bits}-bit activations: best, {scale.best_epochs} epochs"
-    return Row(f"best_{bits}bit", label, changes, start=floating)
+    return Row(f"best_{bits}bit", label, changes, start=FULL_PRECISION)
 
 
 def started(rows: Sequence[Row], scale: Scale) -> list[Row]:
@@ -175,22 +174,18 @@ def started(rows: Sequence[Row], scale: Scale) -> list[Row]:
       scale: its size.
 
     Returns:
-      The rows, full precision before them where others start from it or learn from it; their
-      changes include those that the start brings.
+      The rows; their changes include those that the start brings.
     """
-    found = [_started(row, scale) for row in rows]
-    floating = full_precision_row(scale)
-    known = {row.name for row in found}
-    if floating.name not in known and any(floating.name in (r.start, r.teacher) for r in found):
-        found.insert(0, floating)
-    return found
-
-
-def _started(row: Row, scale: Scale) -> Row:
-    if scale.start is None or row.random:
-        return row
-    start = row.start or full_precision_row(scale).name
-    return dataclasses.replace(row, start=start, changes={**scale.start, **row.changes})
+    if scale.start is None:
+        return list(rows)
+    return [
+        row
+        if row.random
+        else dataclasses.replace(
+            row, start=row.start or FULL_PRECISION, changes={**scale.start, **row.changes}
+        )
+        for row in rows
+    ]
 
 
 BINARY = Row("binary", "Binary", network("binary"), paper="Binary")

@@ -69,7 +69,7 @@ def plan(rows: Sequence[Row], scale: Scale, options: StudyOptions) -> list[Run]:
     """List all runs: every row with the first seed, then with the next.
 
     Args:
-      rows: of the study; see `started` for what else is run.
+      rows: of the study.
       scale: its size.
       options: where runs are kept.
 
@@ -97,20 +97,6 @@ def plan(rows: Sequence[Row], scale: Scale, options: StudyOptions) -> list[Run]:
             of_seed[row.name] = Run(row, config, tuple(needed.values()))
         runs += of_seed.values()
     return runs
-
-
-def shown(runs: Sequence[Run], rows: Sequence[Row]) -> list[Run]:
-    """Leave out runs that others only start from.
-
-    Args:
-      runs: what `plan` gave.
-      rows: of the study.
-
-    Returns:
-      The runs of its rows.
-    """
-    names = {row.name for row in rows}
-    return [run for run in runs if run.row.name in names]
 
 
 def chosen(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:

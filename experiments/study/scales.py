@@ -57,15 +57,23 @@ class Scale:
         config = self.config
         whole = f"{config.epochs} epochs"
         if self.start is None:
-            return (
+            training = (
                 f"Every network starts from random weights and is trained for {whole}, unless its "
-                "row says otherwise.",
+                "row says otherwise."
             )
-        return (
-            f"Full precision is trained for {whole} from random weights. Every other network "
-            "starts from the full-precision one of its seed and is trained for "
-            f"{self.tuning_epochs} epochs more, unless its row says otherwise.",
+        else:
+            training = (
+                f"Full precision is trained for {whole} from random weights. Every other network "
+                "starts from the full-precision one of its seed and is trained for "
+                f"{self.tuning_epochs} epochs more, unless its row says otherwise."
+            )
+        if config.eval_every >= config.epochs:
+            return (training,)
+        every = "epoch" if config.eval_every == 1 else f"{config.eval_every} epochs"
+        chosen = (
+            f"Each score is the best of those after every {every}, on the images that chose it."
         )
+        return training, chosen
 
 
 _SMOKE = dataclasses.replace(
@@ -112,7 +120,10 @@ SCALES = {
             },
             masked_counts=tuple(range(13)),
             # Appendix A.4.1: full precision is trained with RMSprop, the others with Adam.
-            float_options={"optimizer.optimizer": "rmsprop"},
+            float_options={
+                "optimizer.optimizer": "rmsprop",
+                "optimizer.learning_rate": PRESETS["paper"].optimizer.learning_rate,
+            },
         ),
     )
 }

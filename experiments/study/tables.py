@@ -49,9 +49,10 @@ def _heading(results: Mapping[str, Any]) -> list[str]:
             "interleaved rounds."
         )
     if results["validation_images"] is not None:
+        several = any(len(finished_runs(row)) > 1 for row in results["rows"].values())
         lines.append(
             f"Scores of {results['validation_images']} validation images of {results['dataset']}: "
-            "mean over seeds ± standard deviation of a sample."
+            + ("mean over seeds ± standard deviation of a sample." if several else "one seed.")
         )
     return lines
 
@@ -82,7 +83,9 @@ def _score(name: str) -> Callable[[str, Mapping[str, Any]], str]:
     def cell(_: str, row: Mapping[str, Any]) -> str:
         values = [run["scores"][name] for run in finished_runs(row)]
         if not values:
-            return "not run" if name == "dice" else _ABSENT
+            if name != "dice":
+                return _ABSENT
+            return "not finished" if any("failed" in run for run in row["runs"]) else "not run"
         mean, deviation = spread(values)
         return f"{mean:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
 

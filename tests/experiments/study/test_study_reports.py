@@ -15,7 +15,7 @@ from experiments.study import figures, paper
 from experiments.study.options import StudyOptions
 from experiments.study.report import collect, finished_runs, milliseconds, spread
 from experiments.study.rows import changed
-from experiments.study.runs import plan, shown
+from experiments.study.runs import plan
 from experiments.study.scales import chosen_scale
 from experiments.study.tables import table
 from mbu_jax.errors import InputError
@@ -28,7 +28,7 @@ def results_of(name: str, runs: Path, timed: bool = True, **changes: Any) -> dic
     options = StudyOptions(runs=runs, **changes)
     scale = chosen_scale(options)
     study = importlib.import_module(f"experiments.{name}").STUDY
-    planned = shown(plan(study.rows(scale), scale, options), study.rows(scale))
+    planned = plan(study.rows(scale), scale, options)
     for run in planned:
         store(run)
     times = latency(planned) if timed else None
@@ -129,7 +129,7 @@ def test_a_report_keeps_the_scores_of_runs_that_are_gone(tmp_path: Path) -> None
     options = StudyOptions(runs=tmp_path, seeds=2)
     scale = chosen_scale(options)
     study = importlib.import_module("experiments.levels").STUDY
-    planned = shown(plan(study.rows(scale), scale, options), study.rows(scale))
+    planned = plan(study.rows(scale), scale, options)
     gone, there, again, never = planned[:4]
     for run in (gone, there, again):
         store(run)
@@ -148,7 +148,7 @@ def test_a_report_keeps_the_scores_of_runs_that_are_gone(tmp_path: Path) -> None
         assert second[kept] == first[kept]
     # Other options are other runs.
     wider = dataclasses.replace(scale, config=changed(scale.config, {"model.width": 8}))
-    others = shown(plan(study.rows(wider), wider, options), study.rows(wider))
+    others = plan(study.rows(wider), wider, options)
     third = collect(study, wider, options, others, {}, None, first)
     assert not any(finished_runs(row) for row in third["rows"].values())
 
@@ -209,9 +209,33 @@ def test_the_figure_of_a_study_that_has_begun(tmp_path: Path, name: str) -> None
     assert "| not run | - |" in table(results)
 
 
-def test_scores_of_the_stand_in_differ(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_of_the_stand_in_differ(tmp_path: Path, name: str) -> None:
     """Or the tests above could mistake one row for another."""
-    options = StudyOptions(runs=tmp_path, seeds=2)
+    options = StudyOptions(runs=tmp_path, seeds=1)
     scale = chosen_scale(options)
-    runs = plan(importlib.import_module("experiments.levels").STUDY.rows(scale), scale, options)
-    assert len({dice(run) for run in runs}) > len(runs) / 2
+    runs = plan(importlib.import_module(f"experiments.{name}").STUDY.rows(scale), scale, options)
+    assert len({dice(run) for run in runs}) == len(runs)
+
+
+def test_a_row_of_one_seed_has_no_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = results_of("bits", tmp_path / "runs", seeds=2)
+    results["rows"]["encoder_int4"]["runs"].pop()
+    made = []
+    save = figures.save
+    monkeypatch.setattr(figures, "save", lambda *all: (made.append(all[0]), save(*all)))
+    importlib.import_module("experiments.bits").STUDY.draw(results, tmp_path / "figure.png")
+    assert "1 to 2 seeds" in made[0].get_suptitle()
+    (bars,) = made[0].axes[0].containers
+    # Matplotlib leaves out a segment whose ends are no numbers.
+    heights = [np.ptp(s[:, 1]) if len(s) else None for s in bars.lines[2][0].get_segments()]
+    assert [height is None for height in heights] == [False, False, True, False]
+    assert all(height > 0 for height in heights if height is not None)
+
+
+def test_a_row_whose_runs_could_not_be_finished_says_so(tmp_path: Path) -> None:
+    results = results_of("levels", tmp_path, seeds=1)
+    results["rows"]["pow2"]["runs"] = [{"seed": 0, "run": "a", "options": {}, "failed": "lost"}]
+    text = table(results)
+    assert "| Powers of two, 1-bit activations | not finished | - |" in text
+    assert "144 validation images of nuclei: one seed." in text

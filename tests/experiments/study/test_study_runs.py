@@ -74,7 +74,7 @@ def test_every_run_is_one_change_of_the_recipe(name: str, scale: Any) -> None:
                "model.masking_cost", "model.layer_precision", "model.ternarizer",
                "model.density", "optimizer.optimizer", "optimizer.latent_l1",
                "initial", "epochs"}  # fmt: skip
-    steps = {"model.activation_gradient", "data.augment", "ema_decay", "recalibrate"}
+    steps = {"model.activation_gradient", "data.augment", "ema_decay", "recalibrate", "eval_every"}
     brought = {"optimizer.learning_rate", "optimizer.latent_rate", "optimizer.schedule",
                "optimizer.weight_decay", "optimizer.warmup_steps", "loss.teacher",
                "batch_size", "recalibrate"}  # fmt: skip
@@ -82,7 +82,7 @@ def test_every_run_is_one_change_of_the_recipe(name: str, scale: Any) -> None:
     for run in runs:
         here = described(run.config)
         options = {option for option in here if here[option] != there[option]}
-        options -= brought if run.needs else set()
+        options -= brought if run.needs or run.row.name.startswith("random") else set()
         if run.row.name == "full_precision":
             options -= set(SCALES[scale].float_options)
         assert options <= (allowed | steps if name == "recipe" else allowed)
@@ -148,7 +148,7 @@ def test_networks_start_from_full_precision_where_the_scale_says_so() -> None:
             assert run.config.model.density == 0.3
     for scale in ("smoke", "paper"):
         runs = planned("levels", scale=scale, seeds=1)
-        assert len(runs) == 6
+        assert len(runs) == 7
         assert {(run.needs, run.config.initial) for run in runs} == {((), None)}
 
 
@@ -192,10 +192,22 @@ def test_steps_of_the_recipe_change_one_thing() -> None:
             assert len(different) == (name != "start"), name
         random = runs[f"random_{bits_of_activations}"]
         assert random.needs == ()
-        assert random.config.epochs == 28 + 8
+        # As long as both trainings of the others, and scored once as they are.
+        assert described(random.config) == start | {
+            "initial": None,
+            "epochs": 28 + 8,
+            "eval_every": 28 + 8,
+        }
+    paper = {run.row.name: run for run in planned("recipe", scale="paper", seeds=1)}
+    assert "plain_1bit" not in paper  # nothing could vary less than not at all
 
 
-def test_what_others_only_start_from_is_no_row(
+def test_every_study_begins_with_full_precision() -> None:
+    (path,) = {planned(name, seeds=1)[0].directory.path for name in NAMES}
+    assert path.name.startswith("full_precision-seed0-")
+
+
+def test_a_row_brings_the_run_that_it_starts_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainings: "Trainings"
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -203,14 +215,31 @@ def test_what_others_only_start_from_is_no_row(
     assert run_command(monkeypatch, "levels", "--rows", "binary", "--seeds", "1") == 0
     assert trainings.done == ["full_precision-0", "binary-0"]
     results = json.loads(Path("results/levels/small/results.json").read_text())
-    assert "full_precision" not in results["rows"]
     assert "starts from the full-precision one of its seed" in results["remarks"][0]
+
+
+def test_scores_that_were_chosen_say_so() -> None:
+    assert len(chosen_scale(StudyOptions(scale="small")).remarks) == 1
+    assert "after every epoch, on the images that chose it" in SCALES["paper"].remarks[1]
+
+
+def test_pruned_networks_get_statistics_of_their_own() -> None:
+    for scale in SCALES:
+        runs = {run.row.name: run for run in planned("table1", scale=scale, seeds=1)}
+        assert runs["pruned"].config.recalibrate > 0
+
+
+def test_full_precision_keeps_its_step_size_when_it_is_trained_further() -> None:
+    for scale in ("small", "paper"):
+        runs = {run.row.name: run.config for run in planned("table1", scale=scale, seeds=1)}
+        first, further = runs["full_precision"].optimizer, runs["full_precision_further"].optimizer
+        assert first.learning_rate == further.learning_rate
 
 
 def test_groups_of_layers_are_all_layers_once() -> None:
     assert sorted(sum(bits.GROUPS.values(), ())) == sorted(LAYER_NAMES)
     assert bits.GROUPS["decoder"] == ("up_c1", "up_c2", "up_c3", "up_c4")
-    for run in planned("bits", scale="smoke", seeds=1):
+    for run in planned("bits", scale="smoke", seeds=1)[1:]:
         precisions = dict(zip(LAYER_NAMES, run.config.model.build().precisions, strict=True))
         group, _, precision = run.row.name.rpartition("_")
         changed_layers = {name for name, p in precisions.items() if p != "binary"}
@@ -221,13 +250,14 @@ def test_groups_of_layers_are_all_layers_once() -> None:
 def test_levels_are_all_pairs() -> None:
     pairs = [
         (run.config.model.activation_bits, *set(run.config.model.build().precisions))
-        for run in planned("levels", scale="smoke", seeds=1)
+        for run in planned("levels", scale="smoke", seeds=1)[1:]
     ]
     assert pairs == [(b, weights) for b in (1, 2) for weights in ("binary", "masked", "pow2")]
 
 
-def test_densities_are_set_in_three_ways() -> None:
-    runs = planned("density", scale="paper", seeds=1)
+@pytest.mark.parametrize("scale", SCALES)
+def test_densities_are_set_in_three_ways(scale: Any) -> None:
+    runs = planned("density", scale=scale, seeds=1)
     by_series: dict[str, list[Run]] = {}
     for run in runs:
         by_series.setdefault(run.row.series, []).append(run)
@@ -236,7 +266,8 @@ def test_densities_are_set_in_three_ways() -> None:
     assert [model.density for model in targets] == [0.02, 0.05, 0.1, 0.2, 0.5]
     starts = [run.config.model for run in by_series["threshold"]]
     assert {model.ternarizer for model in starts} == {"fixed"}
-    assert [model.density for model in starts] == [0.02, 0.05, 0.1, 0.2, 0.5]
+    assert [model.density for model in starts] == [0.02, 0.05, 0.1, 0.2, 0.3, 0.5]
+    assert [run.row.x for run in by_series["threshold"]] == [2, 5, 10, 20, 30, 50]
     pulls = [run.config.optimizer.latent_l1 for run in by_series["l1"]]
     assert pulls == sorted(set(pulls))
     assert min(pulls) > 0
@@ -268,6 +299,8 @@ def test_studies_share_runs_of_equal_options() -> None:
     assert paths["table1", "kept_10"] == paths["density", "kept_10"]
     assert paths["table1", "mbu6"] == paths["pareto", "mbu6"]
     assert paths["table1", "twn"] == paths["density", "twn"]
+    assert paths["levels", "all_masked"] == paths["density", "start_30"]
+    assert paths["recipe", "sparse_1bit"] == paths["density", "start_10"]
 
 
 def test_directories_follow_from_what_changes_the_training() -> None:
@@ -454,7 +487,7 @@ def test_a_run_that_another_process_is_at_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainings: Trainings
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run = planned("levels", scale="smoke")[1]
+    run = planned("levels", scale="smoke")[2]
     lock = run.directory.path.with_name(run.directory.path.name + ".lock")
     lock.parent.mkdir(parents=True)
     arguments = ("--scale", "smoke", "--rows", "binary", "all_masked")

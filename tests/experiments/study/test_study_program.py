@@ -1,0 +1,133 @@
+"""What a study's command leaves where an earlier one has been; nothing is trained or timed."""
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import command, levels, recipe
+from experiments.study import execution, program
+from experiments.study import latency as timing
+from experiments.study.report import finished_runs
+from experiments.study.runs import Run
+from tests.experiments.study.stored import MACHINE, latency, store
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was trained, by the row's name and seed."""
+    done: list[str] = []
+
+    def carry_out(runs: Sequence[Run]) -> dict[str, str]:
+        for run in runs:
+            if not run.finished:
+                done.append(f"{run.row.name}-{run.config.seed}")
+                store(run)
+        return {}
+
+    monkeypatch.setattr(execution, "carry_out", carry_out)
+    monkeypatch.setattr(timing, "measured", lambda runs, *_: latency(list(runs.values())))
+    return done
+
+
+def run_command(
+    monkeypatch: pytest.MonkeyPatch, study: Any, *arguments: str
+) -> tuple[int | str | None, Path]:
+    monkeypatch.setattr(sys, "argv", [study.STUDY.name, *arguments])
+    folder = Path("results", study.STUDY.name, "small")
+    try:
+        command.run(study.main)
+    except SystemExit as stop:
+        return stop.code, folder
+    return 0, folder
+
+
+def seeds_of(folder: Path, name: str) -> list[int]:
+    results = json.loads((folder / program.RESULTS).read_text())
+    return [run["seed"] for run in finished_runs(results["rows"][name])]
+
+
+def test_fewer_seeds_lose_no_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, folder = run_command(monkeypatch, recipe, "--rows", "start_1bit")
+    assert code == 0
+    assert trained == [f"{row}-{s}" for s in range(3) for row in ("full_precision", "start_1bit")]
+    trained.clear()
+    for gone in (False, True):
+        if gone:
+            shutil.rmtree("results/runs")
+        run_command(monkeypatch, recipe, "--rows", "sparse_1bit", "--seeds", "1")
+        assert seeds_of(folder, "start_1bit") == [0, 1, 2]
+        assert seeds_of(folder, "sparse_1bit") == [0]
+    assert trained == ["sparse_1bit-0", "full_precision-0", "sparse_1bit-0"]
+
+
+def test_results_of_another_dataset_are_not_replaced(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trained: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, folder = run_command(monkeypatch, levels, "--rows", "binary", "--seeds", "1")
+    before = (folder / program.RESULTS).read_bytes()
+    trained.clear()
+    capsys.readouterr()
+    code, _ = run_command(monkeypatch, levels, "--rows", "binary", "--dataset", "synthetic")
+    assert code == 2
+    assert capsys.readouterr().err == (
+        f"error: {folder} holds results of levels small nuclei, not of levels small synthetic; "
+        "choose another --out\n"
+    )
+    assert trained == []
+    assert (folder / program.RESULTS).read_bytes() == before
+
+
+def test_times_of_runs_that_are_gone_are_kept_or_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from experiments.study.options import StudyOptions
+    from experiments.study.runs import plan
+    from experiments.study.scales import chosen_scale
+
+    options = StudyOptions(runs=tmp_path, seeds=1, rounds=3)
+    scale = chosen_scale(options)
+    runs = {run.row.name: run for run in plan(levels.STUDY.rows(scale), scale, options)}
+    earlier = latency([runs["binary"], runs["all_masked"]])
+    monkeypatch.setattr(timing, "machine", lambda: MACHINE)
+    monkeypatch.setattr(timing.library, "absent", lambda: None)
+    monkeypatch.setattr(timing.library, "instructions", lambda: "SSE9")
+
+    def measured(*names: str) -> dict[str, Any]:
+        for run in runs.values():
+            shutil.rmtree(run.directory.path, ignore_errors=True)
+        for name in names:
+            runs[name].directory.path.mkdir(parents=True)
+            runs[name].directory.model.touch()
+        return timing.measured({name: runs[name] for name in names}, scale, earlier)
+
+    assert measured("binary", "all_masked") == earlier
+    assert measured("binary") == earlier
+    assert measured() == earlier
+    assert capsys.readouterr().out == ""
+
+    monkeypatch.setattr(timing, "load_packed", lambda _: None)
+    monkeypatch.setattr(timing, "summary", lambda *_, **__: Layers())
+    monkeypatch.setattr(timing, "_call", lambda *_: lambda: None)
+    assert set(measured("binary", "pow2")["rows"]) == {"binary", "pow2"}
+    assert "dropping the times of all_masked: these runs are gone" in capsys.readouterr().out
+
+
+class Layers:
+    """Stands in for the summary of a network."""
+
+    layers = ()
+
+    def total(self, _: str) -> int:
+        return 0
