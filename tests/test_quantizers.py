@@ -276,6 +276,32 @@ def test_ternary_threshold_values() -> None:
     assert half == np.nextafter(np.float32(0.6), np.float32(0))
 
 
+_threshold = jax.jit(
+    lambda x, share: ternary_threshold(x, "density", share), static_argnames=("share",)
+)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+@given(data=st.data())
+@settings(deadline=None)
+def test_the_density_threshold_keeps_the_largest_and_their_equals(
+    dtype: Any, data: st.DataObject
+) -> None:
+    # A fixed size, so that one program serves all examples; few values, so that many are equal.
+    values = st.one_of(
+        st.sampled_from([0.0, -0.0, 0.5, -1.0, 1.0]),
+        st.floats(-2, 2, width=16, allow_subnormal=False),
+    )
+    x = np.array(data.draw(st.lists(values, min_size=33, max_size=33))).astype(dtype)
+    for share in (0.03, 0.3, 1.0):
+        kept = max(1, round(share * x.size))
+        magnitudes = np.abs(x.astype(np.float64))
+        smallest = np.sort(magnitudes)[-kept]
+        threshold = np.float64(_threshold(jnp.asarray(x), share))
+        np.testing.assert_array_equal(magnitudes > threshold, magnitudes >= smallest)
+        assert threshold < smallest
+
+
 @pytest.mark.parametrize(("method", "limit"), [("max", 0.05 * 1.25), ("fixed", 0.5)])
 def test_trained_ternary_follows_its_paper(method: Any, limit: float) -> None:
     """Zhu et al. 2017: levels of eq. 6, a scale's gradient of eq. 7, a latent weight's of eq. 8."""
