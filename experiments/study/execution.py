@@ -1,10 +1,7 @@
 """Carrying out runs: training, packing, and noting what a study needs of them."""
 
-import contextlib
-import fcntl
 import gc
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.command import make_folder
+from experiments.lock import locked
 from experiments.study.runs import Run
 from experiments.timing import machine
 from mbu_jax.errors import InputError
@@ -49,7 +47,8 @@ def carry_out(runs: Sequence[Run]) -> dict[str, str]:
         if missing := [needed for needed in run.needs if not needed.finished]:
             failed[name] = f"{missing[0].directory.path.name}, which it needs, is not finished"
             continue
-        with _claimed(run.directory.path) as ours:
+        make_folder(run.directory.path.parent, "--runs")
+        with locked(run.directory.path) as ours:
             if not ours:
                 failed[name] = "another process is at it"
                 continue
@@ -87,20 +86,6 @@ def _carry_out(run: Run) -> None:
         save_packed(run.directory.model, packed, overwrite=True)
         facts["packed_bytes"] = run.directory.model.stat().st_size
     write_json_atomic(run.facts, facts | {"machine": machine()})
-
-
-@contextlib.contextmanager
-def _claimed(directory: Path) -> Iterator[bool]:
-    """Whether no other process is at a run; the system ends the claim of one that dies."""
-    make_folder(directory.parent, "--runs")
-    # Beside the directory, which must be empty for a run to begin in.
-    with directory.with_name(directory.name + ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 def _minutes(run: Run) -> float:

@@ -15,7 +15,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from experiments import command
-from experiments.sweep.claim import claim, read_claim
+from experiments.lock import locked
+from experiments.sweep.claim import agreed, claim
 from experiments.sweep.options import SweepOptions, chosen_sweep
 from experiments.sweep.plan import LAYERS, Chunk, chunks
 from experiments.sweep.report import FIGURE, NETWORKS, RESULTS, TABLE, write_report
@@ -38,18 +39,26 @@ def run(options: SweepOptions) -> None:
     """
     sweep = chosen_sweep(options)
     runs = options.folder / "runs"
+    members = agreed(runs, sweep, options)
     if options.dry_run:
-        members = (read_claim(runs) or {}).get("chunk_members")
         _list(chunks(sweep.series, members or options.chunk_members or LAYERS + 1), runs)
         return
     trainer = functools.cache(lambda: SweepTrainer(sweep.recipe, runs, options.at_once))
-    if read_claim(runs) is None:
+    if members is None:
         trainer()  # refuses data that cannot be used before anything is written
     planned = chunks(sweep.series, claim(runs, sweep, options, lambda: trainer().largest_chunk()))
     mine = planned[options.process_index :: options.process_count]
+    passed = []
     for chunk in tqdm(mine, desc="sweep", unit="chunk", disable=None):
-        if not finished(runs, chunk):
-            trainer().train(chunk, f"{chunk.series}, seed {chunk.seed}")
+        if finished(runs, chunk):
+            continue
+        with locked(runs / chunk.name) as ours:
+            if not ours:
+                passed.append(chunk)
+            elif not finished(runs, chunk):  # by a process that was at it until now
+                trainer().train(chunk, f"{chunk.series}, seed {chunk.seed}")
+    if busy := [chunk.name for chunk in passed if not finished(runs, chunk)]:
+        print(f"passed over, since another process was at it: {', '.join(busy)}")
     done = sum(finished(runs, chunk) for chunk in planned)
     if done < len(planned):
         print(f"{done} of {len(planned)} chunks are finished; the last process writes the report")

@@ -1,15 +1,17 @@
 """From the scores of all networks to Shapley values, shares of zeros and the best trade-offs."""
 
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.study.figures import frontier
 from experiments.sweep.costs import dense_cost, nonzero_cost_of, zero_shares
 from experiments.sweep.options import Sweep
-from experiments.sweep.plan import COST_ORDER, LAYERS, Mask, Series, number_of
+from experiments.sweep.plan import COST_ORDER, LAYERS, Mask, Series, cost_path, digits, number_of
 from experiments.sweep.shapley import Interval, exact, gains, noise_interval, sampled
 from mbu_jax.architecture import LAYER_NAMES
 
@@ -18,6 +20,9 @@ IMAGE_SIZE = 512, 512
 
 FEW = 4
 """The paper's Figure 3(c) leaves out networks of five masked layers and more."""
+
+_MEANS = ("dice", "iou", "operations", "nonzero_macs")
+_FEWEST = 3  # orders: the interval of two, 12.7 standard errors either way, tells nothing
 
 
 def network_row(
@@ -40,7 +45,7 @@ def network_row(
     return {
         "series": series,
         "seed": seed,
-        "masked": "".join("1" if m else "0" for m in mask),
+        "masked": digits(mask),
         "masked_layers": sum(mask),
         **member["scores"],
         **{f"training_{name}": value for name, value in member["last_epoch"].items()},
@@ -61,43 +66,59 @@ def shapley_values(
       score: what a network is worth.
 
     Returns:
-      ``method``, ``samples``, and by layer ``value`` and 95 % ``half_width`` over all networks,
-      ``few_value`` and ``few_half_width`` over those of at most `FEW` masked layers; half widths
-      are None where nothing is known of the spread. None for a subset, which values no layer.
+      ``method``, ``unit`` (orders or seeds) and how many ``samples`` of it there are; by layer
+      ``value``, 95 % ``half_width`` and the ``samples`` that they rest on, over all networks, and
+      as ``few_value`` and so on over those of at most `FEW` masked layers. Half widths are None
+      where too little is known of the spread. None for a subset, which values no layer.
     """
     orders = [series for series in sweep.series if series.order and series.name != COST_ORDER]
     if orders:
-        method = "random orders of masking, each with a seed of its own; Student's t over orders"
-        samples = len(orders)
-        whole, few = _from_orders(orders, rows, score)
-    elif sweep.exhaustive:
-        samples = len(sweep.series)
-        tables = [_table(series, rows, score) for series in sweep.series]
-        method = "all configurations; Student's t over seeds"
-        whole, few = (
-            sampled([exact(table, largest) for table in tables]) for largest in (LAYERS, FEW)
+        unit = "orders"
+        method = (
+            "random orders of masking, each with a seed of its own; Student's t over orders, no "
+            f"interval from fewer than {_FEWEST}"
         )
-        if samples == 1:
-            method = "all configurations; noise estimated from what an additive game leaves"
+        samples = _gains_of(orders, rows, score)
+        whole, few = (_of_orders(table) for table in samples)
+    elif sweep.exhaustive:
+        unit = "seeds"
+        tables = [_table(series, rows, score) for series in sweep.series]
+        samples = [
+            np.array([exact(table, largest) for table in tables]) for largest in (LAYERS, FEW)
+        ]
+        if len(tables) > 1:
+            method = "all configurations; Student's t over seeds"
+            whole, few = (sampled(values) for values in samples)
+        else:
+            method = (
+                "all configurations within one seed; noise estimated from what an additive game "
+                "leaves, which does not hold what another seed would change"
+            )
             whole, few = (noise_interval(tables[0], largest) for largest in (LAYERS, FEW))
     else:
         return None
-    columns = {
-        "value": whole.value,
-        "half_width": whole.half_width,
-        "few_value": few.value,
-        "few_half_width": few.half_width,
-    }
+    columns: dict[str, NDArray[Any]] = {}
+    for prefix, interval, table in zip(("", "few_"), (whole, few), samples, strict=True):
+        columns[f"{prefix}value"] = interval.value
+        columns[f"{prefix}half_width"] = interval.half_width
+        columns[f"{prefix}samples"] = np.sum(~np.isnan(table), axis=0)
     layers = {
         name: {column: _number(values[layer]) for column, values in columns.items()}
         for layer, name in enumerate(LAYER_NAMES)
     }
-    return {"method": method, "samples": samples, "score": score, "layers": layers}
+    return {
+        "method": method,
+        "unit": unit,
+        "samples": len(samples[0]),
+        "score": score,
+        "layers": layers,
+    }
 
 
-def _from_orders(
+def _gains_of(
     orders: Sequence[Series], rows: Sequence[Mapping[str, Any]], score: str
-) -> tuple[Interval, Interval]:
+) -> list[NDArray[np.float64]]:
+    """What layers add by order, [orders, layers]: all of them, and the first `FEW` of each."""
     whole, few = [], []
     for series in orders:
         assert series.order is not None, "only orders are given"
@@ -106,7 +127,13 @@ def _from_orders(
         early = np.isin(np.arange(LAYERS), series.order[:FEW])
         whole.append(added)
         few.append(np.where(early, added, np.nan))
-    return sampled(whole), sampled(few)
+    return [np.array(whole), np.array(few)]
+
+
+def _of_orders(samples: NDArray[np.float64]) -> Interval:
+    value, half_width = sampled(samples)
+    enough = np.sum(~np.isnan(samples), axis=0) >= _FEWEST
+    return Interval(value, np.where(enough, half_width, np.nan))
 
 
 def _table(series: Series, rows: Sequence[Mapping[str, Any]], score: str) -> NDArray[np.float64]:
@@ -121,49 +148,69 @@ def _of(series: Series, rows: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[s
     return (row for row in rows if row["series"] == series.name)
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+def _number(value: np.generic) -> float | int | None:
+    return None if math.isnan(value) else value.item()
 
 
-def cost_ordered(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def configurations(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Bring together the networks that mask the same layers.
+
+    Otherwise the best of many trainings of one configuration would be compared with the only one of
+    another.
+
+    Args:
+      rows: of `network_row`, all of them.
+
+    Returns:
+      For each choice of layers ``masked`` and ``masked_layers``, how often it was ``trained``,
+      means of scores and costs over its trainings, and its ``lowest`` and ``highest`` Dice.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["masked"], []).append(row)
+    return [
+        {
+            "masked": masked,
+            "masked_layers": masked.count("1"),
+            "trained": len(group),
+            **{name: statistics.fmean(row[name] for row in group) for name in _MEANS},
+            "lowest": min(row["dice"] for row in group),
+            "highest": max(row["dice"] for row in group),
+        }
+        for masked, group in groups.items()
+    ]
+
+
+def cost_ordered(networks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Find the networks that mask the cheapest layers first, by the paper's scores.
 
     Args:
-      sweep: what was trained.
-      rows: of `network_row`.
+      networks: of `configurations`; every sweep has those that are looked for.
 
     Returns:
-      Thirteen rows, from binary to all masked.
+      Thirteen networks, from binary to all masked.
     """
-    first = sweep.series[0]  # begins with them, whatever the sweep
-    own = {row["masked"]: row for row in _of(first, rows)}
-    masks = ("".join("1" if m else "0" for m in mask) for mask in first.masks[: LAYERS + 1])
-    return [own[mask] for mask in masks]
+    named = {network["masked"]: network for network in networks}
+    return [named[digits(mask)] for mask in cost_path(seed=0).masks]
 
 
-def trade_offs(
-    rows: Sequence[Mapping[str, Any]], cost: str, score: str = "dice"
-) -> list[Mapping[str, Any]]:
-    """Find the networks that no other beats in both cost and score.
+def trade_offs(networks: Sequence[Mapping[str, Any]], cost: str) -> list[Mapping[str, Any]]:
+    """Find the networks that no other beats in both cost and Dice.
 
     Args:
-      rows: of `network_row`.
+      networks: of `configurations`.
       cost: name of the cost.
-      score: name of the score.
 
     Returns:
-      Rows by rising cost and score.
+      Networks by rising cost and Dice.
 
     Example:
-      >>> rows = [{"ops": 2, "dice": 0.5}, {"ops": 1, "dice": 0.6}, {"ops": 3, "dice": 0.7}]
-      >>> [row["ops"] for row in trade_offs(rows, "ops")]
+      >>> networks = [{"ops": 2, "dice": 0.5}, {"ops": 1, "dice": 0.6}, {"ops": 3, "dice": 0.7}]
+      >>> [network["ops"] for network in trade_offs(networks, "ops")]
       [1, 3]
     """
-    kept: list[Mapping[str, Any]] = []
-    for row in sorted(rows, key=lambda row: (row[cost], -row[score])):
-        if not kept or row[score] > kept[-1][score]:
-            kept.append(row)
-    return kept
+    placed = {(network[cost], network["dice"]): network for network in networks}
+    return [placed[point] for point in frontier(list(placed))]
 
 
 def zeros_of_masked_layers(rows: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float64]]:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command import make_folder
+from experiments.lock import locked
 from experiments.sweep.options import Sweep, SweepOptions
 from experiments.sweep.plan import described
 from mbu_jax.errors import InputError
 from mbu_jax.files import to_json, write_json_atomic
 
+_NAME = "sweep.json"
 # May differ from process to process: they do not change what is trained.
 _FREE = ("data_dir", "prepared_dir", "checkpoint_steps")
 _LONGEST_WAIT = 3600.0  # seconds: process 0 may have a dataset to prepare
@@ -33,20 +35,38 @@ def claim(runs: Path, sweep: Sweep, options: SweepOptions, largest: Callable[[],
     Raises:
       InputError: if the folder holds another sweep, or process 0 does not begin.
     """
-    file = runs / "sweep.json"
+    file = runs / _NAME
     make_folder(runs)
-    recipe = {k: v for k, v in dataclasses.asdict(sweep.recipe).items() if k not in _FREE}
-    if sweep.recipe.initial is not None:
-        recipe["initial"] = sweep.recipe.initial.name  # elsewhere on another machine
-    asked = json.loads(to_json(recipe | {"series": [described(one) for one in sweep.series]}))
     if not file.exists() and options.process_index == 0:
         members = options.chunk_members or largest()
-        write_json_atomic(file, asked | {"chunk_members": members})
-        return members
+        with locked(file) as first:  # of several machines that begin, whose memory may differ
+            if first and not file.exists():
+                write_json_atomic(file, _asked(sweep) | {"chunk_members": members})
     _wait(file)
-    saved = read_claim(runs) or {}
+    members = agreed(runs, sweep, options)
+    assert members is not None, "the file is there"
+    return members
+
+
+def agreed(runs: Path, sweep: Sweep, options: SweepOptions) -> int | None:
+    """Compare the sweep that is in a folder, if there is one, with what is asked for.
+
+    Args:
+      runs: the folder of chunks.
+      sweep: what is to be trained.
+      options: the command line.
+
+    Returns:
+      The number of networks of a chunk; None where no sweep has begun.
+
+    Raises:
+      InputError: if the folder holds another sweep, or a damaged file.
+    """
+    saved = _read(runs / _NAME)
+    if saved is None:
+        return None
     members = saved.get("chunk_members")
-    asked["chunk_members"] = options.chunk_members or members
+    asked = _asked(sweep) | {"chunk_members": options.chunk_members or members}
     different = [name for name in asked if asked[name] != saved.get(name)]
     if different or not isinstance(members, int):
         raise InputError(
@@ -56,27 +76,24 @@ def claim(runs: Path, sweep: Sweep, options: SweepOptions, largest: Callable[[],
     return members
 
 
-def read_claim(runs: Path) -> dict[str, Any] | None:
-    """Read what a sweep has agreed on.
+def _asked(sweep: Sweep) -> dict[str, Any]:
+    recipe = {k: v for k, v in dataclasses.asdict(sweep.recipe).items() if k not in _FREE}
+    if sweep.recipe.initial is not None:
+        recipe["initial"] = sweep.recipe.initial.name  # elsewhere on another machine
+    return json.loads(to_json(recipe | {"series": [described(one) for one in sweep.series]}))
 
-    Args:
-      runs: the folder of chunks.
 
-    Returns:
-      Options of the recipe, ``series`` and ``chunk_members``; None where no sweep has begun.
-
-    Raises:
-      InputError: for a damaged file.
-    """
-    file = runs / "sweep.json"
+def _read(file: Path) -> dict[str, Any] | None:
     try:
         saved = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise InputError(f"{file} is damaged ({error}); restore it, or remove {runs}") from error
+        raise InputError(
+            f"{file} is damaged ({error}); restore it, or remove {file.parent}"
+        ) from error
     if not isinstance(saved, dict):
-        raise InputError(f"{file} is damaged; restore it, or remove {runs}")
+        raise InputError(f"{file} is damaged; restore it, or remove {file.parent}")
     return saved
 
 

@@ -10,25 +10,30 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
-from experiments.study.figures import COLOURS
-from experiments.sweep.analysis import FEW, cost_ordered, trade_offs, zeros_of_masked_layers
-from experiments.sweep.options import Sweep
+from experiments.study.figures import COLOURS, GREY
+from experiments.sweep.analysis import (
+    FEW,
+    configurations,
+    cost_ordered,
+    trade_offs,
+    zeros_of_masked_layers,
+)
 from experiments.sweep.plan import LAYERS
 from mbu_jax.architecture import LAYER_NAMES
 
 _BLUE, _VERMILION, _GREEN = COLOURS[:3]
+_PLACES = np.arange(LAYERS) + 1  # of layers, as box plots have them
 _BY_COUNT = "viridis"
+_MANY = 500  # networks, whose points would hide each other
 
 
-def draw(
-    results: Mapping[str, Any], sweep: Sweep, rows: Sequence[Mapping[str, Any]], path: Path
-) -> None:
+def draw(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw zeros by layer, Dice over either cost, and Shapley values.
 
     Args:
       results: content of ``results.json``.
-      sweep: what was trained.
       rows: of every network.
       path: PNG file.
     """
@@ -37,12 +42,12 @@ def draw(
     ((zeros, shapley), (dense, nonzero)) = figure.subplots(2, 2)
     _draw_zeros(zeros, rows)
     _draw_shapley(shapley, results["shapley"])
-    ordered = cost_ordered(sweep, rows)
+    networks = configurations(rows)
     height, breadth = results["image_size"]
-    _draw_costs(dense, rows, ordered, "operations")
+    _draw_costs(dense, networks, "operations")
     dense.set_title("Dice over operations, zeros multiplied")
     dense.set_xlabel(f"10^9 one-bit operations, one image of {height}x{breadth}")
-    _draw_costs(nonzero, rows, ordered, "nonzero_macs")
+    _draw_costs(nonzero, networks, "nonzero_macs")
     nonzero.set_title("Dice over operations, zeros skipped")
     nonzero.set_xlabel(f"10^9 non-zero multiply-accumulates, one image of {height}x{breadth}")
     scale = ScalarMappable(Normalize(0, LAYERS), _BY_COUNT)
@@ -57,18 +62,13 @@ def draw(
 
 def _draw_zeros(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     shares = [100 * values for values in zeros_of_masked_layers(rows).values()]
-    boxes = axes.boxplot(
-        shares,
-        tick_labels=LAYER_NAMES,
-        whis=(0, 100),
-        patch_artist=True,
-        medianprops={"color": "black"},
-    )
+    boxes = axes.boxplot(shares, whis=(0, 100), patch_artist=True, medianprops={"color": "black"})
     for box in boxes["boxes"]:
         box.set_facecolor(_BLUE)
         box.set_alpha(0.5)
-    axes.axhline(80, color="grey", linestyle="--", linewidth=1)
-    axes.text(0.6, 80.8, "the paper's average: more than 80 %", fontsize=8, color="grey")
+    style = {"color": GREY, "linestyle": "--", "linewidth": 1}
+    axes.axhline(80, label="the paper's average: more than 80 %", **style)
+    axes.legend(fontsize=8, loc="lower left")
     axes.set_ylim(0, 100)
     axes.set_ylabel("per cent of weights")
     axes.set_title("Zeros of masked layers: quartiles, lowest and highest")
@@ -81,7 +81,7 @@ def _draw_shapley(axes: Axes, shapley: Mapping[str, Any] | None) -> None:
         axes.text(0.5, 0.5, "a subset has none", ha="center", va="center", transform=axes.transAxes)
         axes.set_axis_off()
         return
-    places = np.arange(LAYERS) + 1
+    hollow = False
     kinds = (("", "all numbers of masked layers", _BLUE, -0.15),)
     kinds += (("few_", f"at most {FEW} masked layers, as in the paper", _VERMILION, 0.15),)
     for prefix, label, colour, shift in kinds:
@@ -90,54 +90,60 @@ def _draw_shapley(axes: Axes, shapley: Mapping[str, Any] | None) -> None:
             np.array([np.nan if v is None else v for v in (one[prefix + key] for one in layers)])
             for key in ("value", "half_width")
         )
-        axes.errorbar(
-            places + shift,
-            values,
-            yerr=np.nan_to_num(widths),
-            fmt="o",
-            color=colour,
-            capsize=3,
-            label=label,
-        )
+        sure = ~np.isnan(widths)
+        where, style = _PLACES + shift, {"marker": "o", "linestyle": "none", "color": colour}
+        bars = {"yerr": widths[sure], "capsize": 3, "label": label}
+        axes.errorbar(where[sure], values[sure], **style, **bars)
+        axes.plot(where[~sure], values[~sure], **style, markerfacecolor="white")
+        hollow |= not sure.all()
+    if hollow:
+        style = {"marker": "o", "linestyle": "none", "color": GREY, "markerfacecolor": "white"}
+        axes.plot([], [], **style, label="hollow, or no point: too few orders for an interval")
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_xticks(places, LAYER_NAMES)
-    axes.set_ylabel("Dice (bars: 95 % confidence)")
+    one_seed = (shapley["unit"], shapley["samples"]) == ("seeds", 1)
+    spread = "within one seed" if one_seed else f"over {shapley['unit']}"
+    axes.set_ylabel(f"Dice (bars: 95 % confidence {spread})")
     axes.legend(fontsize=8)
     _finish_layers(axes)
 
 
-def _draw_costs(
-    axes: Axes,
-    rows: Sequence[Mapping[str, Any]],
-    ordered: Sequence[Mapping[str, Any]],
-    cost: str,
-) -> None:
+def _draw_costs(axes: Axes, networks: Sequence[Mapping[str, Any]], cost: str) -> None:
     x, y, masked = (
-        np.array([row[name] for row in rows]) for name in (cost, "dice", "masked_layers")
+        np.array([one[name] for one in networks]) for name in (cost, "dice", "masked_layers")
     )
-    axes.scatter(x / 1e9, y, c=masked, cmap=_BY_COUNT, vmin=0, vmax=LAYERS, s=18, alpha=0.8)
-    x, y = np.array([(row[cost] / 1e9, row["dice"]) for row in ordered]).T
-    axes.plot(x, y, "-o", color=_VERMILION, markersize=4, linewidth=1.2, label="in order of cost")
-    for row, left, low in zip(ordered, x, y, strict=True):
+    colours = {"c": masked, "cmap": _BY_COUNT, "vmin": 0, "vmax": LAYERS}
+    axes.scatter(x / 1e9, y, s=18 if len(networks) < _MANY else 4, alpha=0.8, **colours)
+    ordered = cost_ordered(networks)
+    _draw_line(axes, ordered, cost, color=_VERMILION, marker="o", label="in order of cost")
+    for one in ordered:
         axes.annotate(
-            str(row["masked_layers"]),
-            (left, low),
-            xytext=(3, 4),
+            str(one["masked_layers"]),
+            (one[cost] / 1e9, one["dice"]),
+            xytext=(4, -8),
             textcoords="offset points",
-            fontsize=7,
+            fontsize=8,
             color=_VERMILION,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+            zorder=5,
         )
-    best = trade_offs(rows, cost)
-    x, y = np.array([(row[cost] / 1e9, row["dice"]) for row in best]).T
-    style = {"color": _GREEN, "linestyle": ":", "marker": "s", "markersize": 4}
-    axes.step(x, y, where="post", label="Pareto front", **style)
-    axes.set_ylabel("Dice")
+    steps = {"linestyle": ":", "drawstyle": "steps-post", "markerfacecolor": "none"}
+    best = trade_offs(networks, cost)
+    _draw_line(axes, best, cost, color=_GREEN, marker="s", label="Pareto front", **steps)
+    axes.set_ylabel("Dice (mean over trainings; bar: lowest to highest)")
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     axes.legend(fontsize=8)
 
 
+def _draw_line(axes: Axes, networks: Sequence[Mapping[str, Any]], cost: str, **style: Any) -> None:
+    """Bars are drawn where a network was trained several times."""
+    keys = (cost, "dice", "lowest", "highest")
+    x, y, low, high = np.array([[one[key] for key in keys] for one in networks]).T
+    bars = np.maximum([y - low, high - y], 0)  # the mean of equal scores may round past them
+    axes.errorbar(x / 1e9, y, yerr=bars, markersize=5, linewidth=1.2, elinewidth=1, **style)
+
+
 def _finish_layers(axes: Axes) -> None:
-    axes.tick_params(axis="x", labelrotation=45)
+    axes.set_xticks(_PLACES, LAYER_NAMES, rotation=45, ha="right", rotation_mode="anchor")
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)

@@ -145,6 +145,22 @@ def number_of(mask: Mask) -> int:
     return sum(1 << layer for layer, masked in enumerate(mask) if masked)
 
 
+def digits(mask: Mask) -> str:
+    """Write a configuration down.
+
+    Args:
+      mask: the masked layers.
+
+    Returns:
+      A digit a layer, 1 where it is masked.
+
+    Example:
+      >>> digits((False, True) + (False,) * 10)
+      '010000000000'
+    """
+    return "".join("1" if masked else "0" for masked in mask)
+
+
 def mask_of(number: int) -> Mask:
     """Find a configuration by its number.
 

@@ -13,6 +13,7 @@ import numpy as np
 from experiments.sweep.analysis import (
     FEW,
     IMAGE_SIZE,
+    configurations,
     cost_ordered,
     network_row,
     shapley_values,
@@ -82,8 +83,8 @@ def write_report(
     folder = options.folder
     write_bytes_atomic(folder / NETWORKS, _csv(rows).encode())
     write_json_atomic(folder / RESULTS, results)
-    write_bytes_atomic(folder / TABLE, table(results, sweep, rows).encode())
-    draw(results, sweep, rows, folder / FIGURE)
+    write_bytes_atomic(folder / TABLE, table(results, rows).encode())
+    draw(results, rows, folder / FIGURE)
     return results
 
 
@@ -116,12 +117,11 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def table(results: Mapping[str, Any], sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> str:
+def table(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """Lay the findings out.
 
     Args:
       results: content of ``results.json``.
-      sweep: what was trained.
       rows: of every network.
 
     Returns:
@@ -129,6 +129,7 @@ def table(results: Mapping[str, Any], sweep: Sweep, rows: Sequence[Mapping[str, 
     """
     height, breadth = results["image_size"]
     recipe = results["recipe"]
+    networks = configurations(rows)
     lines = [
         f"# {results['title']}",
         "",
@@ -148,12 +149,16 @@ def table(results: Mapping[str, Any], sweep: Sweep, rows: Sequence[Mapping[str, 
         "",
         "## Layers masked in order of cost",
         "",
-        *_networks(cost_ordered(sweep, rows)),
+        "Here and below, scores and costs are means over all trainings that mask the same layers, "
+        "with their lowest and highest Dice in brackets. Where trainings are few, a network may "
+        "owe its place to a lucky seed.",
+        "",
+        *_networks(cost_ordered(networks)),
         "",
     ]
     for cost, name in (("operations", "operations"), ("nonzero_macs", "non-zeros")):
         title = f"## Networks that none beats in Dice at as few {name}"
-        lines += [title, "", *_networks(trade_offs(rows, cost)), ""]
+        lines += [title, "", *_networks(trade_offs(networks, cost)), ""]
     lines += [f"- {name}: {text}" for name, text in results["definitions"].items()]
     return "\n".join(lines) + "\n"
 
@@ -170,39 +175,38 @@ def _layers(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> li
         cells = [name, f"{costs[name]:.3f}", f"{100 * np.mean(zeros[name]):.1f} %"]
         layer = shapley and shapley["layers"][name]
         for prefix in ("", "few_"):
-            cells.append(
-                _interval(layer[f"{prefix}value"], layer[f"{prefix}half_width"])
-                if layer
-                else "not run"
-            )
+            cells.append(_value(layer, prefix) if layer else "not run")
         lines.append("| " + " | ".join(cells) + " |")
     if shapley:
-        lines += ["", f"± is half of a 95 % confidence interval: {shapley['method']}"]
-        lines[-1] += f" ({shapley['samples']})."
+        lines += ["", f"± is half of a 95 % confidence interval: {shapley['method']}."]
+        lines[-1] += f" In brackets: how many {shapley['unit']} a value rests on."
     else:
         lines += ["", "A subset of configurations has no Shapley values."]
     return lines
 
 
-def _networks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _networks(networks: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
-        "| masked | Dice | IoU | 10^9 operations | 10^9 non-zero MACs | series | layers |",
+        "| masked | Dice | IoU | 10^9 operations | 10^9 non-zero MACs | trained | layers |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
-        masked = [n for n, digit in zip(LAYER_NAMES, row["masked"], strict=True) if digit == "1"]
+    for one in networks:
+        several = f" ({one['lowest']:.3f} to {one['highest']:.3f})" if one["trained"] > 1 else ""
+        masked = [n for n, digit in zip(LAYER_NAMES, one["masked"], strict=True) if digit == "1"]
         lines.append(
-            f"| {row['masked_layers']} | {row['dice']:.3f} | {row['iou']:.3f} "
-            f"| {row['operations'] / 1e9:.3g} | {row['nonzero_macs'] / 1e9:.3g} "
-            f"| {row['series']} | {', '.join(masked) or 'none'} |"
+            f"| {one['masked_layers']} | {one['dice']:.3f}{several} | {one['iou']:.3f} "
+            f"| {one['operations'] / 1e9:.3g} | {one['nonzero_macs'] / 1e9:.3g} "
+            f"| {one['trained']} | {', '.join(masked) or 'none'} |"
         )
     return lines
 
 
-def _interval(value: float | None, half_width: float | None) -> str:
+def _value(layer: Mapping[str, Any], prefix: str) -> str:
+    value, half_width, samples = (layer[prefix + key] for key in ("value", "half_width", "samples"))
     if value is None:
-        return "-"
-    return f"{value:+.4f}" + ("" if half_width is None else f" ± {half_width:.4f}")
+        return "- (0)"
+    spread = "" if half_width is None else f" ± {half_width:.4f}"
+    return f"{value:+.4f}{spread} ({samples})"
 
 
 def _machine(machine: Mapping[str, Any]) -> str:

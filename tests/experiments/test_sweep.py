@@ -90,8 +90,8 @@ def test_the_report_has_every_network_once(swept: Path) -> None:
         assert image.width > 800
     # Nothing but results is left of a finished chunk.
     assert sorted(path.name for path in (swept / "runs").iterdir()) == [
-        *(f"chunk-{i:04d}.jsonl" for i in range(2)),
-        "sweep.json",
+        *(f"chunk-{i:04d}.{kind}" for i in range(2) for kind in ("jsonl", "lock")),
+        *("sweep.json", "sweep.json.lock"),
     ]
 
 

@@ -6,13 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.sweep.analysis import cost_ordered, network_row, shapley_values, trade_offs
+from experiments.sweep.analysis import (
+    configurations,
+    cost_ordered,
+    network_row,
+    shapley_values,
+    trade_offs,
+)
 from experiments.sweep.costs import quantized_convolutions
 from experiments.sweep.options import Sweep, SweepOptions, chosen_sweep, members_in_memory
 from experiments.sweep.plan import (
     Mask,
     chunks,
     cost_path,
+    digits,
     mask_of,
     number_of,
     permutation_series,
@@ -21,8 +28,7 @@ from experiments.sweep.plan import (
 from mbu_jax.architecture import LAYER_NAMES, unet_layers
 from mbu_jax.errors import InputError
 from mbu_jax.masking import mask_cheapest, nonzero_macs
-
-WORTH = np.linspace(-0.02, 0.09, 12)  # of each layer's masking, in a made-up additive game
+from tests.experiments.stored_sweep import WORTH
 
 
 def scored_rows(sweep: Sweep, value: Callable[[Mask, int], float]) -> list[dict[str, Any]]:
@@ -30,9 +36,12 @@ def scored_rows(sweep: Sweep, value: Callable[[Mask, int], float]) -> list[dict[
     return [
         {
             "series": series.name,
-            "masked": "".join("1" if m else "0" for m in mask),
+            "masked": digits(mask),
             "masked_layers": sum(mask),
             "dice": value(mask, series.seed),
+            "iou": value(mask, series.seed) / 2,
+            "operations": 100 + sum(mask),
+            "nonzero_macs": 100 - sum(mask) + series.seed,
         }
         for series in sweep.series
         for mask in series.masks
@@ -98,11 +107,36 @@ def test_values_from_orders_are_those_of_an_additive_game():
         layer = found["layers"][name]
         assert layer["value"] == pytest.approx(worth)
         assert layer["half_width"] == pytest.approx(0, abs=1e-12)
-    # Three orders of four layers each cannot tell of all twelve, or only once of each.
-    few = [layer["few_value"] for layer in found["layers"].values()]
-    known = [value for value in few if value is not None]
-    assert sum(value is not None for value in few) <= 12
-    assert np.isin(np.round(known, 9), np.round(WORTH, 9)).all()
+        assert layer["samples"] == 3
+
+
+def test_values_of_few_masked_layers_tell_what_they_rest_on():
+    """An order tells of the four layers that it masks first, and two of no spread."""
+    sweep = chosen_sweep(SweepOptions(scale="smoke", permutations=8))
+    rows = scored_rows(sweep, lambda mask, seed: 0.1 * seed + WORTH[list(mask)].sum())
+    orders = [series.order for series in sweep.series[1:]]
+    seen = set()
+    for layer, (name, worth) in enumerate(zip(LAYER_NAMES, WORTH, strict=True)):
+        found = values_of(sweep, rows)["layers"][name]
+        known = sum(layer in order[:4] for order in orders if order)
+        seen.add(known)
+        assert found["few_samples"] == known
+        assert found["few_value"] == (pytest.approx(worth) if known else None)
+        assert found["few_half_width"] == (pytest.approx(0, abs=1e-12) if known >= 3 else None)
+    assert seen >= {1, 2, 3}
+
+
+@pytest.mark.parametrize("permutations", [1, 2])
+def test_few_orders_give_no_interval(permutations):
+    sweep = chosen_sweep(SweepOptions(scale="smoke", permutations=permutations))
+    found = values_of(sweep, scored_rows(sweep, lambda mask, _: sum(mask) / 24))
+    for layer in found["layers"].values():
+        assert layer["samples"] == permutations
+        assert layer["value"] is not None
+        assert layer["half_width"] is layer["few_half_width"] is None
+    early = {layer for series in sweep.series[1:] for layer in (series.order or ())[:4]}
+    told = [layer["few_value"] is not None for layer in found["layers"].values()]
+    assert told == [layer in early for layer in range(12)]
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -112,7 +146,11 @@ def test_values_from_all_networks_are_exact_and_carry_the_noise(seeds):
     rows = scored_rows(
         sweep, lambda mask, seed: WORTH[list(mask)].sum() + noise[seed, number_of(mask)]
     )
-    found = values_of(sweep, rows)["layers"]
+    values = values_of(sweep, rows)
+    assert ("within one seed" in values["method"]) == (seeds == 1)
+    assert (values["unit"], values["samples"]) == ("seeds", seeds)
+    found = values["layers"]
+    assert all(layer["samples"] == layer["few_samples"] == seeds for layer in found.values())
     errors = [found[name]["value"] - worth for name, worth in zip(LAYER_NAMES, WORTH, strict=True)]
     widths = [layer["half_width"] for layer in found.values()]
     assert (np.abs(errors) > 0).all()
@@ -124,7 +162,7 @@ def test_a_part_of_all_networks_has_no_values():
     sweep = chosen_sweep(SweepOptions(scale="smoke", members=20))
     rows = scored_rows(sweep, lambda mask, _: sum(mask) / 24)
     assert shapley_values(sweep, rows) is None
-    ordered = cost_ordered(sweep, rows)
+    ordered = cost_ordered(configurations(rows))
     assert [row["masked_layers"] for row in ordered] == list(range(13))
     assert ordered[2]["masked"] == "000000001010"  # up_ct3 and up_ct4
 
@@ -150,22 +188,48 @@ def test_costs_are_those_of_the_layers():
         assert row["nonzero_macs"] == pytest.approx(sum(planned.values()))
 
 
+def test_networks_of_the_same_layers_are_brought_together():
+    sweep = chosen_sweep(SweepOptions(scale="smoke", members=20, seeds=3))
+    found = configurations(scored_rows(sweep, lambda mask, seed: (sum(mask) + seed) / 24))
+    assert {one["masked"] for one in found} == {digits(mask) for mask in sweep.series[0].masks}
+    assert len(found) == 20
+    for one in found:
+        count = one["masked_layers"]
+        assert one["masked"].count("1") == count
+        assert one["trained"] == 3
+        assert one["dice"] == pytest.approx((count + 1) / 24)
+        assert one["iou"] == pytest.approx((count + 1) / 48)
+        assert (one["lowest"], one["highest"]) == (count / 24, (count + 2) / 24)
+        assert (one["operations"], one["nonzero_macs"]) == (100 + count, 101 - count)
+
+
+def test_a_lucky_seed_is_no_trade_off():
+    """Every order trains both ends; one lucky training of the binary network beats nothing."""
+    sweep = chosen_sweep(SweepOptions(scale="smoke", permutations=8))
+    rows = scored_rows(
+        sweep, lambda mask, seed: 0.5 + sum(mask) / 100 + 0.3 * (seed == 5) * (not any(mask))
+    )
+    networks = configurations(rows)
+    assert max(rows, key=lambda row: row["dice"])["masked_layers"] == 0
+    ends = {one["masked_layers"]: one for one in networks if one["masked_layers"] in (0, 12)}
+    assert ends[0]["trained"] == ends[12]["trained"] == 9
+    assert ends[0]["dice"] == pytest.approx(0.5 + 0.3 / 9)
+    # It stays, being the cheapest, and nothing of fewer masked layers than four is better.
+    best = trade_offs(networks, "operations")
+    assert [one["masked_layers"] for one in best] == [0, *range(4, 13)]
+
+
 def test_the_trade_offs_are_beaten_by_none():
     rng = np.random.default_rng(0)
-    rows = [{"cost": int(c), "dice": float(d)} for c, d in rng.integers(0, 12, (60, 2))]
-    beaten = [
-        any(
-            other["cost"] <= row["cost"]
-            and other["dice"] >= row["dice"]
-            and (other["cost"], other["dice"]) != (row["cost"], row["dice"])
-            for other in rows
-        )
-        for row in rows
-    ]
+    networks = [{"cost": int(c), "dice": float(d)} for c, d in rng.integers(0, 12, (60, 2))]
+    points = {(one["cost"], one["dice"]) for one in networks}
     best = {
-        (row["cost"], row["dice"]) for row, worse in zip(rows, beaten, strict=True) if not worse
+        (cost, dice)
+        for cost, dice in points
+        if not any(c <= cost and d >= dice and (c, d) != (cost, dice) for c, d in points)
     }
-    assert [(row["cost"], row["dice"]) for row in trade_offs(rows, "cost")] == sorted(best)
+    found = trade_offs(networks, "cost")
+    assert [(one["cost"], one["dice"]) for one in found] == sorted(best)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""Processes that share the folder of a sweep; a stand-in trains."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.lock import locked
+from experiments.sweep import __main__ as sweep_command
+from experiments.sweep.claim import claim
+from experiments.sweep.options import SweepOptions, chosen_sweep
+from experiments.sweep.plan import Chunk
+from mbu_jax.errors import InputError
+from tests.experiments.stored_sweep import store
+
+
+def smoke(folder: Path, **options: Any) -> SweepOptions:
+    given: dict[str, Any] = {"scale": "smoke", "permutations": 1, "out": folder}
+    return SweepOptions(**given | options)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the chunks that a stand-in was asked to train."""
+    done: list[str] = []
+
+    class Trainer:
+        def __init__(self, recipe: Any, runs: Path, at_once: int | None) -> None:
+            del recipe, at_once
+            self._runs = runs
+
+        def largest_chunk(self) -> int:
+            return 13
+
+        def train(self, chunk: Chunk, title: str) -> None:
+            del title
+            done.append(chunk.name)
+            store(self._runs, chosen_sweep(smoke(self._runs)), chunk)
+
+    monkeypatch.setattr(sweep_command, "SweepTrainer", Trainer)
+    return done
+
+
+def test_a_chunk_that_another_process_is_at_is_passed_over(
+    tmp_path: Path, trained: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    with locked(runs / "chunk-0000"):
+        sweep_command.run(smoke(tmp_path))
+    assert trained == ["chunk-0001"]
+    assert capsys.readouterr().out.splitlines() == [
+        "passed over, since another process was at it: chunk-0000",
+        "1 of 2 chunks are finished; the last process writes the report",
+    ]
+    assert not (tmp_path / "table.md").exists()
+    sweep_command.run(smoke(tmp_path))
+    assert trained == ["chunk-0001", "chunk-0000"]
+    assert "passed over" not in capsys.readouterr().out
+    assert (tmp_path / "table.md").exists()
+
+
+def test_a_chunk_that_another_process_has_just_finished_is_not_trained_again(
+    tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep_command.run(smoke(tmp_path))
+    trained.clear()
+    looks = itertools.chain([False], itertools.repeat(True))  # no file at the first look
+    monkeypatch.setattr(sweep_command, "finished", lambda runs, chunk: next(looks))
+    sweep_command.run(smoke(tmp_path))
+    assert trained == []
+
+
+def test_who_begins_a_sweep_chooses_its_chunks(tmp_path: Path) -> None:
+    options = smoke(tmp_path)
+    sweep = chosen_sweep(options)
+
+    def most() -> int:
+        # Another machine, of less memory, begins the same sweep meanwhile.
+        assert claim(tmp_path, sweep, options, lambda: 7) == 7
+        return 13
+
+    assert claim(tmp_path, sweep, options, most) == 7
+
+
+def test_chunks_of_another_sweep_are_not_called_finished(
+    tmp_path: Path, trained: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep_command.run(smoke(tmp_path))
+    assert len(trained) == 2
+    with pytest.raises(InputError, match="another sweep, with other series"):
+        sweep_command.run(smoke(tmp_path, seed=1, dry_run=True))
+    capsys.readouterr()
+    sweep_command.run(smoke(tmp_path, dry_run=True))
+    assert "2 of 2 chunks are finished" in capsys.readouterr().out
+    sweep_command.run(smoke(tmp_path / "new", seed=1, dry_run=True))
+    assert "0 of 2 chunks are finished" in capsys.readouterr().out
+    assert not (tmp_path / "new").exists()
