@@ -56,7 +56,7 @@ def run(main: Callable[[], None]) -> None:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             raise SystemExit(_NOBODY_READS) from None
-        full = _disk_full(error)
+        full = disk_full(error)
         if full is None:
             raise
         where = f" while writing {full.filename}" if getattr(full, "filename", None) else ""
@@ -167,7 +167,7 @@ def make_folder(path: Path, option: str = "--out") -> Path:
       The path.
 
     Raises:
-      InputError: where it cannot be made.
+      InputError: where it cannot be made, or nothing can be written in it.
 
     Example:
       >>> make_folder(Path("results/study"))
@@ -179,7 +179,73 @@ def make_folder(path: Path, option: str = "--out") -> Path:
         raise InputError(
             f"{path} cannot be made ({error.strerror}); choose another {option}"
         ) from error
+    _check_writable(path, option)
     return path
+
+
+def check_file(path: Path, *, overwrite: bool, option: str = "--out") -> None:
+    """Refuse a file to write before a program begins to work, not after it.
+
+    Args:
+      path: of the file.
+      overwrite: whether it may replace one that exists.
+      option: by which the user has chosen it.
+
+    Raises:
+      InputError: where it could not be written, or exists.
+
+    Example:
+      >>> check_file(Path("scores.json"), overwrite=False)
+    """
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; give {option} the name of a file in it")
+        if not path.parent.is_dir():
+            raise InputError(f"{path.parent} is no folder; create it, or choose another {option}")
+        there = path.exists(follow_symlinks=False)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}); choose another {option}"
+        ) from error
+    if there and not overwrite:
+        raise InputError(f"{path} exists; choose another {option}, or allow --overwrite")
+    _check_writable(path.parent, option)
+
+
+def disk_full(error: BaseException) -> BaseException | None:
+    """Find the full disk behind an error, in its causes and in groups of errors.
+
+    Args:
+      error: that was raised.
+
+    Returns:
+      The error that says so, None where none does.
+
+    Example:
+      >>> disk_full(OSError(errno.ENOSPC, "No space left on device")) is None
+      False
+    """
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, OSError) and current.errno in (errno.ENOSPC, errno.EDQUOT):
+            return current
+        # TensorStore, below Orbax, raises other types and tells only in the text.
+        if "No space left on device" in str(current):
+            return current
+        if isinstance(current, BaseExceptionGroup):
+            waiting += current.exceptions
+        waiting += [current.__cause__, current.__context__]
+    return None
+
+
+def _check_writable(folder: Path, option: str) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"nothing can be written in {folder}; choose another {option}")
 
 
 def _chosen_preset(presets: Mapping[str, Any], argv: Sequence[str]) -> str:
@@ -233,26 +299,6 @@ def _program() -> str:
     """``python -m package.module`` where Python was called so, else the file's name."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return f"python -m {spec.name.removesuffix('.__main__')}" if spec is not None else sys.argv[0]
-
-
-def _disk_full(error: BaseException) -> BaseException | None:
-    """Find the full disk behind an error, in its causes and in groups of errors."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        current = waiting.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        if isinstance(current, OSError) and current.errno in (errno.ENOSPC, errno.EDQUOT):
-            return current
-        # TensorStore, below Orbax, raises other types and tells only in the text.
-        if "No space left on device" in str(current):
-            return current
-        if isinstance(current, BaseExceptionGroup):
-            waiting += current.exceptions
-        waiting += [current.__cause__, current.__context__]
-    return None
 
 
 def _exit(line: str, code: int) -> None:

@@ -64,7 +64,7 @@ class ExportConfig:
 def main() -> None:
     """Parse the command line, compile, write, and say how the file is loaded."""
     options = command.parse(ExportConfig, {"default": ExportConfig()})
-    _check_out(options)
+    command.check_file(options.out, overwrite=options.overwrite)
     model = options.model / "model.safetensors" if options.model.is_dir() else options.model
     params = load_packed(model)
     config = params.config
@@ -89,17 +89,6 @@ def main() -> None:
         classes="[..., 0] > 0" if config.classes == 1 else ".argmax(-1)",
     )
     print(f"{options.out}: {len(program):,} bytes; where JAX is installed:\n\n{loader}")
-
-
-def _check_out(options: ExportConfig) -> None:
-    """Refuse before the work what would be refused after it."""
-    out = options.out
-    if out.is_dir():
-        raise InputError(f"{out} is a folder; give --out the name of a file in it")
-    if not out.parent.is_dir():
-        raise InputError(f"{out.parent} is no folder; create it, or choose another --out")
-    if out.exists(follow_symlinks=False) and not options.overwrite:
-        raise InputError(f"{out} exists; choose another --out, or allow --overwrite")
 
 
 if __name__ == "__main__":

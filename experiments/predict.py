@@ -87,7 +87,8 @@ class PredictConfig:
     """Folder for NAME.mask.png and NAME.overlay.png; of a frame, NAME/000007.mask.png."""
 
     overwrite: bool = False
-    """Do again what is done; otherwise pictures whose results exist are skipped."""
+    """Do again what is done; otherwise no file that exists is replaced: pictures whose results all
+    exist are skipped, and of others those that are missing are written."""
 
     image_size: tuple[int, int] | Literal["own"] | None = None
     """Height and width for the network, or the image's own; by default as the run was trained."""
@@ -133,7 +134,7 @@ class Predictor:
     ) -> None:
         self.options = options
         self.failures: dict[Path, str] = {}
-        self.written = self.skipped = 0
+        self.written = self.skipped = self.kept = 0
         self._params = params
         self._size = image_size
         self._jobs: deque[_Job] = deque()
@@ -145,8 +146,8 @@ class Predictor:
           items: the files.
 
         Raises:
-          InputError: for an option that does not fit.
-          OSError: if a result cannot be written.
+          InputError: for an option that does not fit, or an output folder that cannot be.
+          OSError: if the disk is full.
         """
         options = self.options
         self._label(np.zeros((1, 1), np.uint8))  # checks the options before the first image
@@ -161,6 +162,7 @@ class Predictor:
                 implementation=options.implementation,
                 return_logits=True,
             )
+            command.make_folder(options.out)
             for logits in results:
                 job = self._jobs.popleft()
                 try:
@@ -197,7 +199,8 @@ class Predictor:
 
     def _write(self, job: _Job, logits: np.ndarray) -> None:
         mask = mask_of_size(logits, job.image.shape[:2])
-        contents, labels = {_MASK: _png(mask_picture(mask))}, None
+        contents: dict[str, bytes] = {}
+        labels = None
         if self.options.objects.instances:
             labels = self._label(mask)
             if labels.dtype != np.uint16:
@@ -207,9 +210,23 @@ class Predictor:
                 )
             contents[_INSTANCES] = _png(Image.fromarray(labels))
         contents[_OVERLAY] = _png(Image.fromarray(draw_overlay(job.image, mask, labels)))
-        job.base.parent.mkdir(parents=True, exist_ok=True)
+        contents[_MASK] = _png(mask_picture(mask))
+        # Longer names first, so that where one is too long nothing is written.
         for suffix, content in contents.items():
-            write_bytes_atomic(_with(job.base, suffix), content)
+            path = _with(job.base, suffix)
+            if os.path.lexists(path) and not self.options.overwrite:
+                self.kept += 1
+                continue
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_bytes_atomic(path, content)
+            except OSError as error:
+                if command.disk_full(error) is not None:
+                    raise
+                raise InputError(
+                    f"{path} of {job.item.source} cannot be written ({error.strerror}); mend that, "
+                    "or choose another --out"
+                ) from error
 
     def _label(self, mask: np.ndarray) -> np.ndarray:
         objects = self.options.objects
@@ -222,7 +239,8 @@ class Predictor:
 
     def _done(self, base: Path) -> bool:
         suffixes = [_MASK, _OVERLAY, *([_INSTANCES] if self.options.objects.instances else [])]
-        return all(_with(base, suffix).exists() for suffix in suffixes)
+        # Unlike Path.exists it says of a name that is too long that there is no such file.
+        return all(os.path.lexists(_with(base, suffix)) for suffix in suffixes)
 
     def _fail(self, item: Item, error: InputError) -> None:
         self.failures[item.source] = " ".join(str(error).split())
@@ -417,8 +435,6 @@ def main() -> None:
     """Parse the command line, segment, and say what was done; exit with 1 if a file failed."""
     options = command.parse(PredictConfig, {"default": PredictConfig()})
     items = find_items(options.inputs, options.out)
-    if options.out.exists() and not options.out.is_dir():
-        raise InputError(f"{options.out} is a file; choose a folder for --out")
     model = options.model / "model.safetensors" if options.model.is_dir() else options.model
     predictor = Predictor(
         load_for_pictures(model), options, network_size(options.image_size, model)
@@ -427,6 +443,8 @@ def main() -> None:
     parts = [f"{predictor.written} segmented"]
     if predictor.skipped:
         parts.append(f"{predictor.skipped} already done (--overwrite does them again)")
+    if predictor.kept:
+        parts.append(f"{predictor.kept} existing files kept (--overwrite replaces them)")
     print(f"{', '.join(parts)}; results are in {options.out}")
     if predictor.failures:
         print(f"error: {len(predictor.failures)} of {len(items)} files failed:", file=sys.stderr)

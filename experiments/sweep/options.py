@@ -9,7 +9,7 @@ from experiments.sweep.plan import LAYERS, Series, permutation_series, subset_se
 from mbu_jax.data.augment import NO_AUGMENTATION
 from mbu_jax.data.pipeline import PipelineOptions
 from mbu_jax.errors import InputError
-from mbu_jax.train.config import PRESETS, ModelOptions, TrainConfig
+from mbu_jax.train.config import PRESETS, ModelOptions, TrainConfig, check_process
 from mbu_jax.train.rundir import read_config
 
 _ALL = 2**LAYERS
@@ -78,7 +78,7 @@ class SweepOptions:
         """
         if self.permutations is not None and self.members is not None:
             raise InputError("permutations and members are both given; choose one")
-        for name in ("permutations", "seeds", "chunk_members", "at_once", "process_count"):
+        for name in ("permutations", "seeds", "chunk_members", "at_once"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; give a number of at least 1")
@@ -86,11 +86,7 @@ class SweepOptions:
             raise InputError(f"members is {self.members}; give a number from 13 to {_ALL}")
         if self.seed < 0:
             raise InputError(f"seed is {self.seed}; give a number of at least 0")
-        if not 0 <= self.process_index < self.process_count:
-            raise InputError(
-                f"process {self.process_index} of {self.process_count} does not exist; give an "
-                "index from 0 to one less than process_count"
-            )
+        check_process(self.process_index, self.process_count)
 
     @property
     def folder(self) -> Path:

@@ -159,6 +159,28 @@ class LossOptions:
     """Softening of both predictions in the distillation loss."""
 
 
+def check_process(index: int, count: int) -> None:
+    """Refuse a process that is none of those that share the work.
+
+    Args:
+      index: which process it is said to be, from 0.
+      count: how many there are said to be.
+
+    Raises:
+      InputError: for no processes, or an index that is not below their number.
+
+    Example:
+      >>> check_process(1, 2)
+    """
+    if count < 1:
+        raise InputError(f"process_count is {count}; give a number of at least 1")
+    if not 0 <= index < count:
+        raise InputError(
+            f"process {index} of {count} does not exist; give an index from 0 to one less than "
+            "process_count"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class ClusterOptions:
     """Several processes, one per host; leave alone on one machine."""
@@ -167,10 +189,23 @@ class ClusterOptions:
     """HOST:PORT of process 0; every process is started with the same command."""
 
     process_index: int = 0
-    """Which process this is."""
+    """Which process this is, from 0; needs --process-count and --coordinator."""
 
     process_count: int = 1
-    """How many processes there are."""
+    """How many processes there are; more than one need --coordinator."""
+
+    def __post_init__(self) -> None:
+        """Check that the processes can find each other.
+
+        Raises:
+          InputError: naming the option.
+        """
+        check_process(self.process_index, self.process_count)
+        if self.process_count > 1 and self.coordinator is None:
+            raise InputError(
+                f"process_count is {self.process_count} but no coordinator is given, so every "
+                "process would train alone; give --coordinator HOST:PORT of process 0"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

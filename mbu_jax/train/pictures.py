@@ -117,11 +117,25 @@ def write_samples(
         title = name if score is None else f"{name}    Dice {score:.3f}"
         several = max(int(truth.max(initial=0)), int(prediction.max(initial=0))) > 1
         picture = _caption(sample_panel(image, truth, prediction), title, several)
-        # An id may be a path or be long; the number keeps the file names apart.
-        safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:100]
-        files.append(folder / f"{index:02d}-{safe}.png")
+        files.append(folder / f"{index:02d}-{safe_name(name)}.png")
         write_bytes_atomic(files[-1], _png(picture))
     return files
+
+
+def safe_name(name: str) -> str:
+    """Make of an image's id, which may be a path or be long, a part of a file's name.
+
+    Args:
+      name: The id.
+
+    Returns:
+      At most 100 characters that every file system takes; those of two ids may be the same.
+
+    Example:
+      >>> safe_name("validation/cell 7")
+      'validation_cell_7'
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:100]
 
 
 def plot_curves(metrics: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:

@@ -1,5 +1,6 @@
 """What a finished run leaves for people to look at."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from jax import Array
 
 from mbu_jax.files import write_json_atomic
 from mbu_jax.train.metrics import SegmentationScores, predict_classes
-from mbu_jax.train.pictures import write_samples
+from mbu_jax.train.pictures import safe_name, write_samples
 
 
 def write_report(
@@ -27,7 +28,8 @@ def write_report(
 
     Args:
       out: the JSON file, a run's ``eval.json``.
-      pictures: folder for the pictures, a run's ``samples``; earlier ones there are replaced.
+      pictures: folder for the pictures, a run's ``samples``; earlier ones of these images there
+        are replaced, other files stay.
       scores: of every image.
       images: the data source that was scored, ``[i]`` giving an example.
       model: a `UNet` in evaluation mode, or another NNX module that maps images to logits.
@@ -60,7 +62,10 @@ def write_report(
         chosen,
         [dice[name] for name in chosen],
     )
-    for path in pictures.glob("[0-9][0-9]-*.png"):
-        if path not in written:  # of an earlier report, with other scores
+    ours = {f"{safe_name(name)}.png" for name in images.ids}
+    for path in pictures.iterdir():
+        number, _, name = path.name.partition("-")
+        # Of an earlier report on these images, with other scores; the rest may be the user's.
+        if re.fullmatch(r"\d\d+", number) and name in ours and path not in written:
             path.unlink()
     return report

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.command import make_folder, parse, run
+from experiments.command import check_file, make_folder, parse, run
 from mbu_jax.errors import InputError
 from mbu_jax.train.optimizer import OptimizerOptions
 
@@ -137,6 +137,42 @@ def test_a_folder_that_cannot_be_made_is_told_with_its_option(tmp_path: Path) ->
     for path, said in ((tmp_path / "file", "File exists"), (tmp_path / "file/in", "Not a dir")):
         with pytest.raises(InputError, match=rf"file(/in)? cannot be made \({said}.*another --to$"):
             make_folder(path, "--to")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("folder", r"folder is a folder; give --to the name of a file in it$"),
+        ("absent/a.json", r"absent is no folder; create it, or choose another --to$"),
+        ("file/a.json", r"file is no folder; create it, or choose another --to$"),
+        ("a" * 300, r"a cannot be written \(File name too long\); choose another --to$"),
+        ("file", r"file exists; choose another --to, or allow --overwrite$"),
+        ("dangling", r"dangling exists; choose another --to, or allow --overwrite$"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_with_its_option(
+    name: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("absent")
+    with pytest.raises(InputError, match=said):
+        check_file(tmp_path / name, overwrite=False, option="--to")
+    if "overwrite" in said:
+        check_file(tmp_path / name, overwrite=True, option="--to")
+    check_file(tmp_path / "new", overwrite=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_without_permission_is_told_with_its_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # of root all is allowed
+    said = f"nothing can be written in {tmp_path}; choose another --to$"
+    with pytest.raises(InputError, match=said):
+        make_folder(tmp_path, "--to")
+    with pytest.raises(InputError, match=said):
+        check_file(tmp_path / "new", overwrite=False, option="--to")
 
 
 def outcome(error: BaseException | None, capsys) -> tuple[int | str | None, str]:

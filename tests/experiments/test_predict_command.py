@@ -1,3 +1,4 @@
+import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -136,7 +137,66 @@ def test_what_is_done_is_skipped_unless_told(program, brightness):
     assert "3 segmented" in out
     assert read("out/a.mask.png").max() == 1
     # Labels were not asked for before, so with them the pictures are not done.
-    assert "3 segmented" in program("in", "--out", "out", "--instances")[1]
+    code, out, _ = program("in", "--out", "out", "--instances")
+    assert "3 segmented, 6 existing files kept (--overwrite replaces them)" in out
+
+
+@pytest.mark.parametrize("there", ["mask", "overlay", "instances"])
+def test_no_file_is_replaced_unless_told(program, brightness, there):
+    """Whether the user drew it, or an interrupted run had come that far."""
+    draw("a.png")
+    Path("out").mkdir()
+    mine = Path(f"out/a.{there}.png")
+    mine.write_bytes(b"mine")
+    code, out, _ = program("a.png", "--out", "out", "--instances")
+    assert (code, results()) == (0, {f"a.{kind}.png" for kind in ("mask", "overlay", "instances")})
+    assert "1 segmented, 1 existing files kept" in out
+    assert mine.read_bytes() == b"mine"
+    assert program("a.png", "--out", "out", "--instances", "--overwrite")[0] == 0
+    assert read(str(mine)).shape[:2] == (16, 24)
+
+
+def test_an_output_folder_without_permission_is_told(program, brightness, monkeypatch):
+    draw("a.png")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # of root all is allowed
+    code, out, err = program("a.png", "--out", "out")
+    assert (code, out, results()) == (2, "", set())
+    assert err == "error: nothing can be written in out; choose another --out\n"
+
+
+def test_a_result_that_cannot_be_written_does_not_stop_the_rest(program, brightness):
+    long = "n" * 245  # its mask's name would do, that of the overlay has 257 characters
+    draw(f"in/{long}.png")
+    draw("in/a.png")
+    draw("in/sub/b.png")
+    draw("in/z.png")
+    Path("out").mkdir()
+    Path("out/sub").write_text("mine")
+    code, _, err = program("in", "--out", "out")
+    assert (code, results()) == (
+        1,
+        {f"{n}.{k}.png" for n in "az" for k in ("mask", "overlay")} | {"sub"},
+    )
+    assert Path("out/sub").read_text() == "mine"
+    first, *named = err.splitlines()
+    assert first == "error: 2 of 4 files failed:"
+    said = (
+        f"in/{long}.png cannot be written (File name too long); mend that, or choose another --out"
+    )
+    assert said in named[0]
+    assert "out/sub/b.overlay.png of in/sub/b.png cannot be written (" in named[1]
+
+
+def test_a_full_disk_stops(program, brightness, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(predict, "write_bytes_atomic", full)
+    draw("in/a.png")
+    draw("in/b.png")
+    code, out, err = program("in", "--out", "out")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: the disk is full while writing out/a.overlay.png; ")
 
 
 def test_results_beside_the_images_are_no_images(program, brightness):
@@ -186,7 +246,9 @@ def test_an_unreadable_file_does_not_stop_the_rest(program, brightness):
         (("a.png", "--min-distance", "0"), "min_distance is 0"),
         (("a.png", "--image-size", "0", "5"), "image_size is 0 5"),
         (("a.png", "--implementation", "magic"), "unknown implementation 'magic'"),
-        (("a.png", "--out", "a.png"), "a.png is a file"),
+        (("a.png", "--out", "a.png"), "a.png cannot be made (File exists); choose another --out"),
+        (("a.png", "--out", "a.png/sub"), "a.png/sub cannot be made (Not a directory)"),
+        (("a.png", "--out", "x" * 300), "cannot be made (File name too long)"),
         (("a.png", "--flip"), "unknown option --flip; did you mean --flips?"),
     ],
 )

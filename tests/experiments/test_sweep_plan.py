@@ -241,6 +241,7 @@ def test_the_trade_offs_are_beaten_by_none():
         ({"members": 4097}, "13 to 4096"),
         ({"seed": -1}, "seed is -1"),
         ({"process_index": 2, "process_count": 2}, "process 2 of 2"),
+        ({"process_count": 0}, "process_count is 0"),
         ({"chunk_members": 0}, "chunk_members is 0"),
     ],
 )

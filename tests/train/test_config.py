@@ -98,6 +98,22 @@ def test_values_out_of_range_are_named(bad):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("--process-count 2 --process-index 1", "no coordinator.*--coordinator HOST:PORT"),
+        ("--process-index 1", "process 1 of 1 does not exist"),
+        ("--coordinator a:1 --process-count 2 --process-index 2", "process 2 of 2 does not exist"),
+        ("--coordinator a:1 --process-count 2 --process-index -1", "process -1 of 2 does not"),
+        ("--coordinator a:1 --process-count 0", "process_count is 0"),
+    ],
+)
+def test_processes_that_cannot_meet_are_refused(given, said):
+    with pytest.raises(InputError, match=said) as caught:
+        command.parse(TrainConfig, PRESETS, given.split())
+    assert "\n" not in str(caught.value)
+
+
 def test_exceptions_for_single_layers():
     config = ModelOptions(network="binary", layer_precision=("up_c4=int8", "down_c1=pow2")).build()
     expected = dict.fromkeys(LAYER_NAMES, "binary") | {"up_c4": "int8", "down_c1": "pow2"}

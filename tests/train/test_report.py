@@ -85,7 +85,9 @@ def test_no_pictures_on_request(tmp_path, scores):
 def test_pictures_of_an_earlier_report_go(tmp_path, scores):
     pictures = tmp_path / "samples"
     write_report(tmp_path / "eval.json", pictures, scores, Images(), Threshold(), 5)
-    (pictures / "notes.txt").write_text("mine")
+    mine = ("01-cell.png", "2-poor.png", "notes.txt", "x1-poor.png")
+    for name in mine:
+        (pictures / name).write_text("mine")
     write_report(tmp_path / "eval.json", pictures, scores, Images(), Threshold(), 2)
     names = sorted(path.name for path in pictures.iterdir())
-    assert names == ["00-bad.png", "01-perfect.png", "notes.txt"]
+    assert names == sorted(["00-bad.png", "01-perfect.png", *mine])
