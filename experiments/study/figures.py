@@ -173,8 +173,9 @@ def scatter(
         mean = float(np.mean(values))
         points.append((x, mean))
         alone = len(values) == 1
-        low.append(np.nan if alone else mean - min(values))
-        high.append(np.nan if alone else max(values) - mean)
+        # Of equal scores the mean may be off by a rounding, and Matplotlib refuses negative bars.
+        low.append(np.nan if alone else max(0.0, mean - min(values)))
+        high.append(np.nan if alone else max(0.0, max(values) - mean))
         if names is not None:
             axes.annotate(
                 names(row), points[-1], xytext=(5, 4), textcoords="offset points", fontsize=7

@@ -233,6 +233,15 @@ def test_a_row_of_one_seed_has_no_bar(tmp_path: Path, monkeypatch: pytest.Monkey
     assert all(height > 0 for height in heights if height is not None)
 
 
+def test_equal_scores_are_drawn(tmp_path: Path) -> None:
+    results = results_of("bits", tmp_path / "runs", seeds=3)
+    score = next(s for s in np.arange(0.7, 0.9, 0.001) if np.mean([s] * 3) != s)
+    for run in results["rows"]["encoder_int4"]["runs"]:
+        run["scores"]["dice"] = float(score)
+    importlib.import_module("experiments.bits").STUDY.draw(results, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").exists()
+
+
 def test_a_row_whose_runs_could_not_be_finished_says_so(tmp_path: Path) -> None:
     results = results_of("levels", tmp_path, seeds=1)
     results["rows"]["pow2"]["runs"] = [{"seed": 0, "run": "a", "options": {}, "failed": "lost"}]
