@@ -23,6 +23,7 @@ from experiments.benchmark.config import PRESETS, BenchmarkConfig, NetworkOption
 from experiments.benchmark.groups import plan
 from experiments.benchmark.materials import Materials
 from experiments.benchmark.measuring import Measurer, without_own_precision
+from experiments.benchmark.networks import Networks
 from experiments.benchmark.nursery import Nursery
 from experiments.benchmark.rows import choose_rows
 from experiments.benchmark.scoring import score
@@ -70,13 +71,15 @@ def benchmark(config: BenchmarkConfig, nursery: Nursery) -> dict[str, Any]:
       InputError: for rows or networks that cannot be timed.
     """
     load = os.getloadavg()[0]  # what else keeps the machine busy
-    rows, left_out = choose_rows(config.rows, config.baselines)
+    drawn = Networks(config.networks)
+    rows, left_out = choose_rows(config.rows, config.baselines, drawn.given)
+    drawn.check_used([row.network for row in rows])
     for line in left_out:
         print(line, file=sys.stderr)
     groups = plan(config, rows)
     images = _scored_images(config.networks)  # whose lack should not be found at the end
     with tempfile.TemporaryDirectory(prefix="mbu-benchmark-") as folder:
-        materials = Materials(Path(folder), config, rows)
+        materials = Materials(Path(folder), config, rows, drawn)
         measurer = Measurer(materials, nursery, config)
         measured: list[dict[str, Any]] = []
         repeating: set[str] = set()
