@@ -18,7 +18,6 @@ from experiments.benchmark.gpu.programs import Machine
 from experiments.benchmark.gpu.rows import GpuRow, rows_of
 from experiments.benchmark.networks import Networks, network_name
 from experiments.benchmark.nursery import Nursery
-from experiments.benchmark.scoring import write_images
 from experiments.benchmark.tables import tables
 from mbu_jax.data import eval_batches
 from mbu_jax.errors import InputError
@@ -216,7 +215,9 @@ def test_scores_need_a_row_of_a_trained_network(
     Networks(networks).check_used(["binary"])
 
 
-def test_scores_need_a_run_and_images_of_one_size(tmp_path: Path) -> None:
+def test_scores_need_a_run_and_images_of_one_size(
+    nursery: Nursery, float_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(InputError, match="name it with --run"):
         dataclasses.replace(SMOKE, networks=NetworkOptions(score=True)).check()
     gpu = dataclasses.replace(SMOKE, device="gpu", networks=NetworkOptions(score=True))
@@ -232,5 +233,9 @@ def test_scores_need_a_run_and_images_of_one_size(tmp_path: Path) -> None:
             image = np.zeros((*size, 3), np.uint8)
             return {"id": f"image {index}", "image": image, "mask": np.zeros(size, np.uint8)}
 
+    fails_if_timed(monkeypatch)
+    monkeypatch.setattr(program, "images_of_run", lambda *_, **__: Mixed())
+    networks = NetworkOptions(run=float_run, score=True)
+    config = dataclasses.replace(SMOKE, rows=("xla-fp32",), networks=networks)
     with pytest.raises(InputError, match="image 0 and image 1 differ in size"):
-        write_images(Mixed(), tmp_path)  # pyrefly: ignore[bad-argument-type]
+        benchmark(config, nursery)
