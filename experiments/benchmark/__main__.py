@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from experiments import command
@@ -23,12 +24,12 @@ from experiments.benchmark.config import PRESETS, BenchmarkConfig, NetworkOption
 from experiments.benchmark.groups import plan
 from experiments.benchmark.materials import Materials
 from experiments.benchmark.measuring import Measurer, without_own_precision
+from experiments.benchmark.networks import Networks
 from experiments.benchmark.nursery import Nursery
 from experiments.benchmark.rows import choose_rows
-from experiments.benchmark.scoring import score
+from experiments.benchmark.scoring import score, write_images
 from experiments.benchmark.tables import tables
 from experiments.timing import machine
-from mbu_jax.data.pipeline import PreparedImages
 from mbu_jax.files import write_json_atomic
 from mbu_jax.ops.bitsliced import library
 from mbu_jax.train.images import images_of_run
@@ -39,7 +40,7 @@ _PEERS = ("onnx", "onnxruntime", "openvino")
 
 
 def main() -> None:
-    """Parse the command line, time, print tables, write JSON and a chart."""
+    """Parse the command line, time, write JSON, print tables, draw a chart."""
     config = command.parse(BenchmarkConfig, PRESETS)
     config.check()
     if config.device == "gpu":
@@ -50,8 +51,8 @@ def main() -> None:
     out = command.make_folder(config.folder)
     with Nursery() as nursery:
         report = benchmark(config, nursery)
+    write_json_atomic(out / "benchmark.json", report)  # first: it took long to measure
     print(tables(report))
-    write_json_atomic(out / "benchmark.json", report)
     draw(report, out / "benchmark.png")
     print(f"\n{out / 'benchmark.json'} holds every sample, benchmark.png the chart")
 
@@ -67,28 +68,35 @@ def benchmark(config: BenchmarkConfig, nursery: Nursery) -> dict[str, Any]:
       The report: configuration, machine, networks, and the groups of rows with their samples.
 
     Raises:
-      InputError: for rows or networks that cannot be timed.
+      InputError: for rows or networks that cannot be timed, or images that cannot be scored.
     """
     load = os.getloadavg()[0]  # what else keeps the machine busy
-    rows, left_out = choose_rows(config.rows, config.baselines)
+    drawn = Networks(config.networks)
+    rows, left_out = choose_rows(config.rows, config.baselines, drawn.given)
+    drawn.check_used([row.network for row in rows])
     for line in left_out:
         print(line, file=sys.stderr)
     groups = plan(config, rows)
-    images = _scored_images(config.networks)  # whose lack should not be found at the end
-    with tempfile.TemporaryDirectory(prefix="mbu-benchmark-") as folder:
-        materials = Materials(Path(folder), config, rows)
+    with tempfile.TemporaryDirectory(prefix="mbu-benchmark-") as name:
+        folder = Path(name)
+        # What is wrong with them should not be found at the end.
+        images = _scored_images(config.networks, folder)
+        materials = Materials(folder, config, rows, drawn)
         measurer = Measurer(materials, nursery, config)
         measured: list[dict[str, Any]] = []
         repeating: set[str] = set()
         for group in tqdm(groups, desc="benchmark", unit="group", disable=None):
-            found = measurer.measure(group.without(repeating))
+            group = group.without(repeating)
+            if not group.entries:
+                continue
+            found = measurer.measure(group)
             repeating |= without_own_precision(found).keys()
             measured.append(found)
         networks = {name: material.facts for name, material in materials.networks.items()}
         scores = None
         if images is not None:
             different = [row for row in rows if row.name not in repeating]
-            scores = score(different, images, materials, nursery)
+            scores = score(different, *images, materials, nursery)
     options: dict[str, Any] = dataclasses.asdict(config)
     del options["out"], options["overwrite"], options["gpu"]  # where it lies is none of its content
     return {
@@ -101,12 +109,12 @@ def benchmark(config: BenchmarkConfig, nursery: Nursery) -> dict[str, Any]:
     }
 
 
-def _scored_images(options: NetworkOptions) -> PreparedImages | None:
+def _scored_images(options: NetworkOptions, folder: Path) -> tuple[Path, NDArray] | None:
     if not options.score:
         return None
     assert options.run is not None, "checked with the other options"
     unet = UNetConfig.from_dict(read_config(options.run)["unet"])
-    return images_of_run(options.run, "validation", classes=unet.classes)
+    return write_images(images_of_run(options.run, "validation", classes=unet.classes), folder)
 
 
 def _machine(load: float) -> dict[str, Any]:

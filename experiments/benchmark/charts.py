@@ -14,7 +14,8 @@ OURS, OTHERS = "#0b7a75", "#9aa5b1"
 """Colours of our rows and of others."""
 
 _PALE = 0.5  # opacity of bars with fewer threads
-_LINES = ("#0b7a75", "#d1495b", "#3d5a99", "#b07d12")
+# As many as there are kinds of packed networks.
+_LINES = ("#0b7a75", "#d1495b", "#3d5a99", "#b07d12", "#7b4b94", "#5c8a3a", "#c2703d", "#4a4a4a")
 
 
 def draw(report: dict[str, Any], path: str | os.PathLike[str]) -> None:

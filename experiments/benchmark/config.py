@@ -19,7 +19,8 @@ class NetworkOptions:
     """Run directory of a trained full_precision network, for XLA and the other runtimes."""
 
     packed: tuple[Path, ...] = ()
-    """Packed networks for our rows: run directories, or files as model.safetensors."""
+    """Packed networks for our rows: run directories, or files as model.safetensors. By default each
+    has a row."""
 
     width: int | None = None
     """Channels at full resolution; by default those of the networks given, or 64."""
@@ -113,7 +114,7 @@ class BenchmarkConfig:
 
     On a CPU every row is a network on a runtime: xla-fp32, onnxruntime-fp32, onnxruntime-int8,
     openvino-fp32, openvino-bf16, openvino-int8, or NETWORK:ENGINE, where NETWORK is binary,
-    all_masked or mbu, with -2bit behind for two-bit activations. On a GPU it is xla-fp16,
+    all_masked, mbu or pow2, with -2bit behind for two-bit activations. On a GPU it is xla-fp16,
     torch-fp16-compile and others, or NETWORK:ENGINE, where ENGINE may be auto, with @graph behind
     for one CUDA graph.
     """
@@ -122,7 +123,7 @@ class BenchmarkConfig:
     """Where everything runs; the options of a GPU are those under gpu, rows, networks and out."""
 
     rows: tuple[str, ...] | None = None
-    """Rows to compare; by default all that can run here."""
+    """Rows to compare; by default all that can run here, and one of each packed network given."""
 
     baselines: tuple[str, ...] = ("onnxruntime-fp32", "openvino-int8")
     """Rows that others are compared with, where they run."""

@@ -52,6 +52,7 @@ class Materials:
       folder: an empty one.
       config: of the benchmark.
       rows: that will be timed.
+      drawn: the networks.
 
     Attributes:
       folder: that was given.
@@ -59,10 +60,12 @@ class Materials:
       picture: PNG file of the first image of the main size.
     """
 
-    def __init__(self, folder: Path, config: BenchmarkConfig, rows: Sequence[Row]) -> None:
+    def __init__(
+        self, folder: Path, config: BenchmarkConfig, rows: Sequence[Row], drawn: Networks
+    ) -> None:
         self.folder = folder
         self._options = config.networks
-        self._drawn = Networks(config.networks)
+        self._drawn = drawn
         self.networks: dict[str, Material] = {}
         self.picture = folder / "picture.png"
         steps: list[tuple[str, Any]] = [("images", lambda: self._write_images(config))]

@@ -1,7 +1,7 @@
 """The networks that are timed: trained ones that were given, random ones otherwise."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,40 @@ class Networks:
         self._sizes = _common_sizes(configs, options.width)
 
     @property
+    def given(self) -> list[str]:
+        """Names of the packed networks that were given."""
+        return list(self._packed)
+
+    def check_used(self, names: Collection[str]) -> None:
+        """Refuse trained networks that would not be timed, and a score of none.
+
+        Args:
+          names: of the networks that rows have.
+
+        Raises:
+          InputError: naming the network and a row that would have it.
+        """
+        for name, network in self._packed.items():
+            if name not in names:
+                raise InputError(
+                    f"--packed {network.source} is a network {name}, which no row has; add one to "
+                    f"--rows, such as {name}:xla, or leave it out"
+                )
+        run, score = self._options.run, self._options.score
+        if run is None or "full_precision" in names:
+            return
+        if not score:
+            raise InputError(
+                f"--run {run} is a network full_precision, which no row has; add one to --rows, "
+                "such as xla-fp32, or leave it out"
+            )
+        if not self._packed:
+            raise InputError(
+                "--score scores trained networks, which no row has; add one of --run to --rows, "
+                "such as xla-fp32, or give a packed network with --packed"
+            )
+
+    @property
     def in_channels(self) -> int:
         """Channels of the images."""
         return self._sizes["in_channels"]
@@ -107,7 +141,7 @@ class Networks:
         """Give a packed network.
 
         Args:
-          name: ``binary``, ``all_masked`` or ``mbu``, with ``-2bit`` behind for two-bit
+          name: ``binary``, ``all_masked``, ``mbu`` or ``pow2``, with ``-2bit`` behind for two-bit
             activations.
           density: share of non-zeros of masked weights, random whatever was trained; by default
             the trained network, or the configured density.
@@ -122,7 +156,9 @@ class Networks:
         quantization = QuantizationOptions(activation_bits=2 if two else 1)
         config = _preset(preset, quantization, self._sizes)
         model = random_model(config, wanted)
-        masked = "" if preset == "binary" else f", {100 * wanted:g} % non-zero where masked"
+        masked = (
+            "" if preset in ("binary", "pow2") else f", {100 * wanted:g} % non-zero where masked"
+        )
         return PackedNetwork(pack(model), model, f"random weights{masked}", random=True)
 
 
@@ -133,15 +169,15 @@ def network_name(config: UNetConfig) -> str:
       config: of the network.
 
     Returns:
-      ``binary``, ``all_masked`` or ``mbu`` (a mixture), with ``-2bit`` behind for two-bit
-      activations.
+      ``binary``, ``all_masked``, ``pow2`` or ``mbu`` (a mixture), with ``-2bit`` behind for
+      two-bit activations.
 
     Example:
       >>> network_name(UNetConfig.preset("binary"))
       'binary'
     """
     alone = config.precisions[0] if len(set(config.precisions)) == 1 else ""
-    name = {"binary": "binary", "masked": "all_masked"}.get(alone, "mbu")
+    name = {"binary": "binary", "masked": "all_masked", "pow2": "pow2"}.get(alone, "mbu")
     return name + ("-2bit" if config.quantization.activation_bits == 2 else "")
 
 

@@ -19,7 +19,7 @@ _NEEDS = {
     "openvino-int8": ("onnx", "onnxruntime", "openvino"),
 }
 _ENGINES = {engine.name: engine for engine in OPERATION.engines}
-_PACKED = re.compile(r"(?P<network>binary|all_masked|mbu)(?P<bits>-2bit)?:(?P<engine>\w+)")
+_PACKED = re.compile(r"(?P<network>binary|all_masked|mbu|pow2)(?P<bits>-2bit)?:(?P<engine>\w+)")
 
 DEFAULT_ROWS = (
     *_NEEDS,
@@ -27,7 +27,7 @@ DEFAULT_ROWS = (
     "all_masked:bitsliced",
     "all_masked-2bit:bitsliced",
 )
-"""Rows that are compared where none are named."""
+"""Rows that are compared where none are named, besides those of the packed networks given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Row:
 
     Attributes:
       name: what it is called: RUNTIME-PRECISION, or NETWORK:ENGINE.
-      network: ``full_precision``, or ``binary``, ``all_masked``, ``mbu``, with ``-2bit`` behind
-        where activations have two bits.
+      network: ``full_precision``, or ``binary``, ``all_masked``, ``mbu``, ``pow2``, with ``-2bit``
+        behind where activations have two bits.
       runtime: ``xla``, ``onnxruntime``, ``openvino``, or ``packed``.
       engine: a packed network's engine, or the precision.
     """
@@ -92,13 +92,14 @@ class Row:
 
 
 def choose_rows(
-    names: Sequence[str] | None, baselines: Sequence[str] = ()
+    names: Sequence[str] | None, baselines: Sequence[str] = (), given: Sequence[str] = ()
 ) -> tuple[list[Row], list[str]]:
     """Look rows up, and leave out by default what cannot run here.
 
     Args:
       names: of rows, or None for the default ones.
       baselines: names of rows, which need not be timed.
+      given: packed networks, each of which is by default a row of the best engine here.
 
     Returns:
       The rows, and a line for each reason to leave some out.
@@ -106,7 +107,9 @@ def choose_rows(
     Raises:
       InputError: for an unknown or repeated name, none at all, or a named row that cannot run.
     """
-    rows = [Row.parse(name) for name in (DEFAULT_ROWS if names is None else names)]
+    best = OPERATION.choose("cpu").engine.name
+    default = dict.fromkeys([*DEFAULT_ROWS, *(f"{network}:{best}" for network in given)])
+    rows = [Row.parse(name) for name in (default if names is None else names)]
     for name in baselines:
         Row.parse(name)
     if not rows:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from experiments.benchmark.config import available_cores
@@ -20,13 +21,14 @@ from mbu_jax.train.metrics import SegmentationScores, confusion_counts
 
 
 def score(
-    rows: Sequence[Row], images: PreparedImages, materials: Materials, nursery: Nursery
+    rows: Sequence[Row], file: Path, truth: NDArray, materials: Materials, nursery: Nursery
 ) -> dict[str, Any]:
     """Let every trained network segment images on its runtime, and score the masks.
 
     Args:
       rows: of which those with random weights are passed over.
-      images: to segment, all of one size.
+      file: of the images, from `write_images`.
+      truth: their masks, uint8 [N, H, W].
       materials: of the benchmark.
       nursery: for the rows' processes.
 
@@ -35,9 +37,8 @@ def score(
       images' ``size``, height and width.
 
     Raises:
-      InputError: where images differ in size, or a row's process dies.
+      InputError: where a row's process dies.
     """
-    file, truth = write_images(images, materials.folder)
     found = {}
     trained = [row for row in rows if materials.networks[row.network].trained]
     for row in tqdm(trained, desc="scoring", unit="row", leave=False, disable=None):
@@ -65,7 +66,7 @@ def score(
     return {"size": list(truth.shape[1:]), "rows": found}
 
 
-def write_images(images: PreparedImages, folder: Path) -> tuple[Path, np.ndarray]:
+def write_images(images: PreparedImages, folder: Path) -> tuple[Path, NDArray]:
     """Write images to a file for other processes.
 
     Args:

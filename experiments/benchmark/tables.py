@@ -83,6 +83,8 @@ def _layers(group: dict[str, Any]) -> list[str]:
 
 
 def _scores(found: dict[str, Any]) -> list[str]:
+    if not found["rows"]:  # where the only trained one did not run as it is named
+        return ["No row was scored"]
     (count,) = {row["images"] for row in found["rows"].values()}
     height, width = found["size"]
     body = [

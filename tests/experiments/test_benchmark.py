@@ -1,5 +1,6 @@
 """The inference benchmark: what it reports, how it takes turns, and what it refuses."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -290,6 +291,23 @@ def test_bfloat16_that_is_not_there_is_told_and_timed_once() -> None:
     assert [entry.name for entry in first.without({"openvino-bf16"}).entries] == ["xla-fp32"]
 
 
+def test_a_group_that_none_is_left_of_is_not_timed(
+    nursery: Nursery, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As on a processor without bfloat16 where openvino-bf16 is the only row."""
+    monkeypatch.setattr(
+        program, "without_own_precision", lambda group: dict.fromkeys(group["rows"], "f32")
+    )
+    row = "binary:xla" if library.absent() else "binary:bitsliced"
+    config = dataclasses.replace(SMOKE, rows=(row,), size=32, sizes=(48,), end_to_end=False)
+    report = benchmark(config, nursery)
+    assert [group["size"] for group in report["groups"]] == [32]
+    assert row in tables(report)
+    draw(report, tmp_path / "chart.png")
+    report["scores"] = {"size": [32, 32], "rows": {}}
+    assert "No row was scored" in tables(report)
+
+
 def test_bits_that_differ_are_counted_and_a_wrong_export_stops_it() -> None:
     wanted = np.array([[[1.0], [-1.0]], [[2.0], [0.0]]], np.float32)
     packed = Material({}, {}, {"reference": "the model"}, wanted)
@@ -401,6 +419,17 @@ def test_an_earlier_benchmark_is_kept_unless_told_otherwise(tmp_path: Path) -> N
     dataclasses.replace(config, overwrite=True).check()
     with pytest.raises(InputError, match="is a file"):
         dataclasses.replace(config, out=tmp_path / "benchmark.json").check()
+
+
+def test_what_was_measured_is_kept_where_it_cannot_be_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["benchmark", "--preset", "smoke", "--out", str(tmp_path)])
+    monkeypatch.setattr(program, "Nursery", contextlib.nullcontext)
+    monkeypatch.setattr(program, "benchmark", lambda *_: {"groups": []})
+    with pytest.raises(KeyError):
+        program.main()
+    assert json.loads((tmp_path / "benchmark.json").read_text()) == {"groups": []}
 
 
 def test_a_folder_that_cannot_be_made_is_told_before_anything_is_timed(

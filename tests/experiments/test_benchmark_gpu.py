@@ -1,6 +1,7 @@
 """The GPU benchmark, exported for a CPU and run from its folder; what it refuses and shows."""
 
 import ast
+import dataclasses
 import json
 import os
 import shutil
@@ -140,6 +141,35 @@ def test_time_that_is_up_ends_the_run(exported: Path, tmp_path: Path) -> None:
     assert report["groups"] == []
     assert report["not_reached"] == ["ceilings", "32x40, batch 2", "layers, batch 2"]
     assert "not measured: ceilings; 32x40, batch 2" in tables(report)
+
+
+def test_earlier_results_are_kept_unless_told_otherwise(exported: Path, tmp_path: Path) -> None:
+    file = tmp_path / "benchmark.json"
+    file.write_text("earlier")
+    run = [sys.executable, str(exported / "run.py"), "--out", str(tmp_path), "--minutes", "0.001"]
+    ended = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        f"error: {tmp_path} holds a benchmark; choose another --out, or give --overwrite\n"
+    )
+    assert file.read_text() == "earlier"
+    subprocess.run([*run, "--overwrite"], check=True, capture_output=True)
+    assert command.read_report(file)["groups"] == []
+
+
+def test_what_may_be_replaced_is_measured_anew(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(_: BenchmarkConfig, __: Machine, path: Path) -> None:
+        shutil.copytree(exported, path)
+
+    monkeypatch.setattr(command, "export_folder", export)
+    (tmp_path / "benchmark.json").write_text("earlier")
+    gpu = dataclasses.replace(CONFIG.gpu, minutes=0.001)
+    config = dataclasses.replace(CONFIG, gpu=gpu, out=tmp_path, overwrite=True)
+    config.check()
+    command.run(config)
+    assert command.read_report(tmp_path / "benchmark.json")["groups"] == []
 
 
 def test_a_row_that_takes_too_long_or_breaks_is_not_measured(

@@ -40,17 +40,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=8.0, help="that it may take (8)")
     parser.add_argument("--folder", type=Path, default=here, help="of programs (this file's)")
     parser.add_argument("--only", nargs="*", default=None, help="steps, by the start of their name")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier " + RESULTS)
     options = parser.parse_args(arguments)
     try:
         if not options.minutes > 0:
             raise CarriedError(f"--minutes is {options.minutes:g}; give a number above 0")
-        measure(options.folder, options.out, 60 * options.minutes, options.only)
+        seconds = 60 * options.minutes
+        measure(options.folder, options.out, seconds, options.only, overwrite=options.overwrite)
     except CarriedError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def measure(path: Path, out: Path, seconds: float, only: list[str] | None = None) -> Path:
+def measure(
+    path: Path, out: Path, seconds: float, only: list[str] | None = None, *, overwrite: bool = False
+) -> Path:
     """Measure what a folder holds.
 
     Args:
@@ -58,14 +62,17 @@ def measure(path: Path, out: Path, seconds: float, only: list[str] | None = None
       out: folder for the results.
       seconds: that it may take; what is not reached is not measured.
       only: starts of the names of steps, or None for all.
+      overwrite: whether earlier results may be replaced.
 
     Returns:
       File of the results.
 
     Raises:
-      CarriedError: for a folder that is damaged, or a device that it is not for.
+      CarriedError: for a folder that is damaged, a device that it is not for, or earlier results.
     """
     clock = Clock(seconds)
+    if (out / RESULTS).exists() and not overwrite:
+        raise CarriedError(f"{out} holds a benchmark; choose another --out, or give --overwrite")
     folder = Folder(path)
     gpu = _fitting_gpu(folder)
     try:

@@ -56,7 +56,10 @@ def run(config: BenchmarkConfig) -> None:
         folder = Path(name, "folder")
         export_folder(config, machine, folder)
         command = [sys.executable, str(folder / "run.py"), "--out", str(out)]
-        code = subprocess.run([*command, "--minutes", str(options.minutes)], check=False).returncode
+        command += ["--minutes", str(options.minutes)]
+        if config.overwrite:
+            command.append("--overwrite")
+        code = subprocess.run(command, check=False).returncode
     if code:
         raise InputError(f"the benchmark ended with code {code}; see above")
     show(read_report(out / RESULTS), out)

@@ -58,7 +58,7 @@ class Exporter:
       writer: of the folder.
 
     Raises:
-      InputError: for a machine that kernels cannot be compiled for, or unknown rows.
+      InputError: for a machine that kernels cannot be compiled for.
     """
 
     def __init__(self, config: BenchmarkConfig, machine: Machine, writer: Writer) -> None:
@@ -92,14 +92,19 @@ class Exporter:
 
         Returns:
           Bytes of the folder's files.
+
+        Raises:
+          InputError: for unknown rows, or a network given that no row has.
         """
         shapes = self._shapes()
+        asked, given = self._config.rows, self._networks.given
         groups = {
-            shape: rows_of(self._config.rows, self._engines, main=self._is_main(shape))
+            shape: rows_of(asked, self._engines, given, main=self._is_main(shape))
             for shape in shapes
         }
         rows = {row.name: row for group in groups.values() for row in group}
         names = list(dict.fromkeys(row.network for row in rows.values()))
+        self._networks.check_used(names)
         self._write_pictures()
         for name in tqdm(names, desc="networks", unit="network", disable=None):
             if name == "full_precision":

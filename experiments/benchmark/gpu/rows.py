@@ -30,7 +30,7 @@ _PEERS = (
 _BESIDE_OURS = 3  # of them, that must be in memory with our automatic choices
 
 _PACKED = re.compile(
-    r"(?P<network>(binary|all_masked|mbu)(-2bit)?):(?P<engine>\w+)(?P<graph>@graph)?"
+    r"(?P<network>(binary|all_masked|mbu|pow2)(-2bit)?):(?P<engine>\w+)(?P<graph>@graph)?"
 )
 # Kernels are captured as one CUDA graph, as peers' are.
 _GRAPH = {
@@ -144,12 +144,15 @@ class GpuRow:
         }
 
 
-def rows_of(names: Sequence[str] | None, engines: Sequence[str], *, main: bool) -> list[GpuRow]:
+def rows_of(
+    names: Sequence[str] | None, engines: Sequence[str], given: Sequence[str] = (), *, main: bool
+) -> list[GpuRow]:
     """List the rows of one shape, the most important first: these are timed in turn.
 
     Args:
       names: that were asked for, or None for all.
       engines: that can be exported.
+      given: packed networks, of each of which there is by default the automatic choice.
       main: whether the shape is one of those that matter most; on the others every network has
         its automatic choice alone.
 
@@ -163,7 +166,7 @@ def rows_of(names: Sequence[str] | None, engines: Sequence[str], *, main: bool) 
         if len(set(names)) < len(names) or not names:
             raise InputError("rows names one twice, or none; name each once")
         return [GpuRow.parse(name) for name in names]
-    choices = [f"{network}:{AUTO}" for network in NETWORKS]
+    choices = [f"{network}:{AUTO}" for network in dict.fromkeys((*NETWORKS, *given))]
     named = []
     if main:
         named += [f"{network}:{engine}" for network in NETWORKS for engine in engines]
