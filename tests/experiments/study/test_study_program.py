@@ -12,8 +12,10 @@ import pytest
 from experiments import command, levels, recipe
 from experiments.study import execution, program
 from experiments.study import latency as timing
+from experiments.study.options import StudyOptions
 from experiments.study.report import finished_runs
-from experiments.study.runs import Run
+from experiments.study.runs import Run, plan
+from experiments.study.scales import chosen_scale
 from tests.experiments.study.stored import MACHINE, latency, store
 
 
@@ -92,10 +94,6 @@ def test_results_of_another_dataset_are_not_replaced(
 def test_times_of_runs_that_are_gone_are_kept_or_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from experiments.study.options import StudyOptions
-    from experiments.study.runs import plan
-    from experiments.study.scales import chosen_scale
-
     options = StudyOptions(runs=tmp_path, seeds=1, rounds=3)
     scale = chosen_scale(options)
     runs = {run.row.name: run for run in plan(levels.STUDY.rows(scale), scale, options)}
