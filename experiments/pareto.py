@@ -67,6 +67,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
     for axes, score in zip(panels, figures.TITLES, strict=True):
         points = []
         for (name, label), colour in zip(_SERIES.items(), figures.COLOURS, strict=False):
+            if groups and name not in groups:
+                continue  # the ends alone would look like a line of it
             shown = ends | groups.get(name, {})
             ordered = dict(sorted(shown.items(), key=lambda item: item[1]["x"]))
             points += figures.scatter(

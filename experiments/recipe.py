@@ -123,7 +123,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
             axes.axvline(mean, color=figures.COLOURS[1], linestyle=style, label=row["label"])
         labels = [row["label"].partition(": ")[2] for row in group.values()]
         axes.set_yticks(range(len(group)), labels)
-        axes.invert_yaxis()
+        axes.set_ylim(max(1, len(group)) - 0.5, -0.5)
         axes.set_title(series)
         axes.grid(axis="x", alpha=0.3)
         axes.set_axisbelow(True)

@@ -72,6 +72,9 @@ def measured(runs: Mapping[str, Run], scale: Scale, earlier: Any) -> dict[str, A
 
 
 def _call(params: PackedUNet, image: np.ndarray) -> Callable[[], Any]:
-    program = jax.jit(infer).lower(params, jax.ShapeDtypeStruct(image.shape, image.dtype)).compile()
+    # A function of its own, since networks of equal options would share one program, which lists
+    # the non-zeros of the network that it ran last.
+    own = jax.jit(lambda params, image: infer(params, image))
+    program = own.lower(params, jax.ShapeDtypeStruct(image.shape, image.dtype)).compile()
     params = jax.tree.map(jnp.asarray, params)
     return lambda: np.asarray(program(params, image))
