@@ -21,7 +21,7 @@ _LONGEST_WAIT = 3600.0  # seconds: process 0 may have a dataset to prepare
 
 
 def claim(runs: Path, sweep: Sweep, options: SweepOptions, largest: Callable[[], int]) -> int:
-    """Begin a sweep in a folder, or join the one that is there.
+    """Begin a sweep in a folder, or join the one that is there, or go on with more series.
 
     Args:
       runs: the folder of chunks.
@@ -45,11 +45,17 @@ def claim(runs: Path, sweep: Sweep, options: SweepOptions, largest: Callable[[],
     _wait(file)
     members = agreed(runs, sweep, options)
     assert members is not None, "the file is there"
+    with locked(file) as ours:
+        if ours and (saved := _read(file)) and _goes_on(saved["series"], _asked(sweep)["series"]):
+            write_json_atomic(file, _asked(sweep) | {"chunk_members": members})
     return members
 
 
 def agreed(runs: Path, sweep: Sweep, options: SweepOptions) -> int | None:
     """Compare the sweep that is in a folder, if there is one, with what is asked for.
+
+    More series than the folder's are no other sweep, if they begin with those: more orders of
+    layers, or more seeds. Chunks never hold parts of two series, so those that are there stay.
 
     Args:
       runs: the folder of chunks.
@@ -68,12 +74,19 @@ def agreed(runs: Path, sweep: Sweep, options: SweepOptions) -> int | None:
     members = saved.get("chunk_members")
     asked = _asked(sweep) | {"chunk_members": options.chunk_members or members}
     different = [name for name in asked if asked[name] != saved.get(name)]
+    if "series" in different and _goes_on(saved.get("series"), asked["series"]):
+        different.remove("series")
     if different or not isinstance(members, int):
         raise InputError(
             f"{runs} holds another sweep, with other {', '.join(different) or 'chunks'}; choose "
             "another --out, or give the same options to go on with that one"
         )
     return members
+
+
+def _goes_on(saved: Any, asked: list[Any]) -> bool:
+    """Whether the series asked for are those that are there and more."""
+    return isinstance(saved, list) and len(saved) < len(asked) and asked[: len(saved)] == saved
 
 
 def _asked(sweep: Sweep) -> dict[str, Any]:

@@ -38,7 +38,8 @@ class SweepOptions:
 
     permutations: int | None = None
     """Random orders in which layers are masked one after the other, 13 networks each, every order
-    with a seed of its own; besides these the order of cost. By default 2 at smoke, 8 at small."""
+    with a seed of its own; besides these the order of cost. By default 2 at smoke, 8 at small. A
+    finished sweep goes on where more are given."""
 
     members: int | None = None
     """Instead of orders: so many of the 4096 configurations, those by cost and random others; all

@@ -97,3 +97,19 @@ def test_chunks_of_another_sweep_are_not_called_finished(
     sweep_command.run(smoke(tmp_path / "new", seed=1, dry_run=True))
     assert "0 of 2 chunks are finished" in capsys.readouterr().out
     assert not (tmp_path / "new").exists()
+
+
+def test_a_sweep_goes_on_with_more_orders(tmp_path: Path, trained: list[str]) -> None:
+    sweep_command.run(smoke(tmp_path))
+    trained.clear()
+    sweep_command.run(smoke(tmp_path, permutations=3, dry_run=True))
+    assert trained == []
+    sweep_command.run(smoke(tmp_path, permutations=3))
+    assert trained == ["chunk-0002", "chunk-0003"]
+    held = (tmp_path / "results.csv").read_text("utf-8")
+    assert len(held.splitlines()) == 1 + 4 * 13
+    with pytest.raises(InputError, match="another sweep, with other series"):
+        sweep_command.run(smoke(tmp_path))  # would leave out what the report holds
+    assert (tmp_path / "results.csv").read_text("utf-8") == held
+    sweep_command.run(smoke(tmp_path, permutations=3))
+    assert trained == ["chunk-0002", "chunk-0003"]
