@@ -72,8 +72,8 @@ def measured(runs: Mapping[str, Run], scale: Scale, earlier: Any) -> dict[str, A
 
 
 def _call(params: PackedUNet, image: np.ndarray) -> Callable[[], Any]:
-    # A function of its own, since networks of equal options would share one program, which lists
-    # the non-zeros of the network that it ran last.
+    # A function of its own, since networks of equal options would share one program, which keeps
+    # the lists of non-zeros of a few of them only.
     own = jax.jit(lambda params, image: infer(params, image))
     program = own.lower(params, jax.ShapeDtypeStruct(image.shape, image.dtype)).compile()
     params = jax.tree.map(jnp.asarray, params)

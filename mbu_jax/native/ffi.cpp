@@ -3,6 +3,7 @@
 
 #include "xla/ffi/api/ffi.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <functional>
@@ -10,6 +11,7 @@
 #include <mutex>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "crew.h"
 #include "network.h"
@@ -51,29 +53,32 @@ int64_t words_of(int64_t width) { return (width + 31) / 32; }
 struct Lists {
   std::vector<uint32_t> planes;
   std::vector<int32_t> theta;
-  int64_t height = 0, width = 0;
   Weights weights;
+
+  bool are_of(std::initializer_list<Words*> now, ffi::Buffer<ffi::S32>& now_theta) const {
+    if (std::memcmp(theta.data(), now_theta.typed_data(), now_theta.size_bytes())) return false;
+    size_t at = 0;
+    for (Words* part : now) {
+      const size_t n = part->element_count();
+      if (n && std::memcmp(planes.data() + at, part->typed_data(), n * 4)) return false;
+      at += n;
+    }
+    return true;
+  }
 };
 
+// Of one call of a compiled program, whose arrays always have the same shapes. Networks of equal
+// shapes, such as the members of an ensemble, may share a program and call it in turn.
 struct ConvState {
+  static constexpr size_t kKept = 8;
   static ffi::TypeId id;
   std::mutex mutex;
-  std::shared_ptr<const Lists> lists;
+  std::vector<std::shared_ptr<const Lists>> recent;  // the last used first
 };
 ffi::TypeId ConvState::id = {};
+std::atomic<int64_t> lists_made{0};
 
 ffi::ErrorOr<std::unique_ptr<ConvState>> make_state() { return std::make_unique<ConvState>(); }
-
-bool same(const std::vector<uint32_t>& kept, std::initializer_list<Words*> now) {
-  size_t at = 0;
-  for (Words* planes : now) {
-    const size_t n = planes->element_count();
-    if (at + n > kept.size()) return false;
-    if (n && std::memcmp(kept.data() + at, planes->typed_data(), n * 4)) return false;
-    at += n;
-  }
-  return at == kept.size();
-}
 
 ffi::Error run_conv_or_throw(ffi::ThreadPool pool, ConvState* state, Words first, Words second,
                              Words positive, Words negative, Words exponent,
@@ -105,11 +110,14 @@ ffi::Error run_conv_or_throw(ffi::ThreadPool pool, ConvState* state, Words first
   std::shared_ptr<const Lists> lists;
   {
     const std::lock_guard<std::mutex> lock(state->mutex);
-    if (!state->lists || state->lists->height != height || state->lists->width != width ||
-        !same(state->lists->planes, {&positive, &negative, &exponent}) ||
-        std::memcmp(state->lists->theta.data(), theta.typed_data(), theta.size_bytes())) {
+    auto& recent = state->recent;
+    const auto found = std::find_if(recent.begin(), recent.end(), [&](const auto& kept) {
+      return kept->are_of({&positive, &negative, &exponent}, theta);
+    });
+    if (found != recent.end()) {
+      std::rotate(recent.begin(), found, found + 1);
+    } else {
       auto made = std::make_shared<Lists>();
-      made->height = height, made->width = width;
       for (Words* part : {&positive, &negative, &exponent}) {
         made->planes.insert(made->planes.end(), part->typed_data(),
                             part->typed_data() + part->element_count());
@@ -131,9 +139,11 @@ ffi::Error run_conv_or_throw(ffi::ThreadPool pool, ConvState* state, Words first
       const std::string problem =
           tile.side ? list_nonzeros(packed, tile, made->weights) : "too many input channels";
       if (!problem.empty()) return wrong(problem);
-      state->lists = made;
+      if (recent.size() == ConvState::kKept) recent.pop_back();
+      recent.insert(recent.begin(), made);
+      ++lists_made;
     }
-    lists = state->lists;
+    lists = recent.front();
   }
   static std::atomic<uint64_t> calls{0};
   Conv conv = {{first.typed_data(), second.typed_data()},
@@ -228,6 +238,7 @@ const XLA_FFI_TypeInfo* mbu_conv_state_info() {
 }
 const char* mbu_instructions() { return mbu::best_kernels().name; }
 int64_t mbu_vector_bytes() { return mbu::best_kernels().vector_bytes; }
+int64_t mbu_lists_made() { return mbu::lists_made; }  // for tests: do calls keep them?
 uint32_t mbu_add_only(int64_t rounds) { return mbu::best_kernels().add_only(rounds); }
 uint32_t mbu_read_only(const void* memory, int64_t vectors, int64_t rounds) {
   return mbu::best_kernels().read_only(memory, vectors, rounds);

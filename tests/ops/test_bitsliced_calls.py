@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -280,6 +281,25 @@ def test_changed_parameters_of_one_program_are_noticed(index: int) -> None:
         np.testing.assert_array_equal(planes, fresh(other))
     assert (found[0] != found[6]).any()
     assert (found[0] != found[4]).any()
+
+
+def test_networks_that_share_a_program_keep_their_lists() -> None:
+    x, layer, width = pixel_arguments(2, seed=0)
+    layers = [layer, *(pixel_arguments(2, seed)[1] for seed in range(1, 9))]
+    program = jax.jit(lambda x, layer: pixels.CONV(x, layer, width=width)).lower(x, layer).compile()
+    expected = [np.asarray(pixels.CONV(x, layer, width=width)) for layer in layers]
+
+    def made_by(indices: Sequence[int]) -> int:
+        before = library.load().mbu_lists_made()
+        for index in indices:
+            np.testing.assert_array_equal(program(x, layers[index]), expected[index])
+        return library.load().mbu_lists_made() - before
+
+    assert made_by([0, *range(8), *range(8)]) == 8
+    assert made_by([7, 0, 3]) == 0
+    assert made_by([8]) == 1  # takes the place of 1, which was used before all others
+    assert made_by([0, 2, 3, 4, 5, 6, 7, 8]) == 0
+    assert made_by([1, 8]) == 1
 
 
 def test_threads_that_share_a_program_get_their_own_parameters_bits() -> None:

@@ -73,6 +73,7 @@ def load() -> ctypes.CDLL:
     library = ctypes.CDLL(str(_LIBRARY))
     library.mbu_instructions.restype = ctypes.c_char_p
     library.mbu_vector_bytes.restype = ctypes.c_int64
+    library.mbu_lists_made.restype = ctypes.c_int64
     library.mbu_add_only.argtypes = (ctypes.c_int64,)
     library.mbu_read_only.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
     for function in (library.mbu_add_only, library.mbu_read_only):
