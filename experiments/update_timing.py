@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from experiments.command import make_folder
+from experiments.command import check_file, make_folder
 from experiments.timing import compare, machine, time_interleaved
 from mbu_jax.errors import InputError
 from mbu_jax.files import write_json_atomic
@@ -29,6 +29,9 @@ class UpdateTiming:
     out: Path | None = None
     """JSON file for the raw samples."""
 
+    overwrite: bool = False
+    """Replace that file if it exists."""
+
     def check(self) -> None:
         """Refuse what cannot be timed or written, before anything is compiled.
 
@@ -44,8 +47,7 @@ class UpdateTiming:
             raise InputError(f"rounds is {self.rounds}; give a number of at least 1")
         if self.out is not None:
             make_folder(self.out.parent)
-            if self.out.is_dir():
-                raise InputError(f"{self.out} is a folder; give --out the name of a file in it")
+            check_file(self.out, overwrite=self.overwrite)
 
     def compare(
         self, names: Sequence[str], make_update: Callable[[str], Callable[[], None]]
@@ -77,7 +79,9 @@ class UpdateTiming:
         Returns:
           Options, machine and versions: what a report begins with.
         """
-        return {"config": dataclasses.asdict(self), **machine()}
+        config = dataclasses.asdict(self)
+        del config["out"], config["overwrite"]  # where it lies is none of its content
+        return {"config": config, **machine()}
 
     def write(self, report: dict[str, Any]) -> None:
         """Write a report where the options ask for it.

@@ -43,6 +43,7 @@ def test_report_keeps_raw_samples_and_states_ratios_of_them(tmp_path):
         (BenchmarkConfig(batch_size=3), "multiple of the 2 devices"),
         (BenchmarkConfig(out=Path(__file__, "in.json")), "cannot be made"),
         (BenchmarkConfig(out=Path(__file__).parent), "is a folder"),
+        (BenchmarkConfig(out=Path(__file__)), "exists; choose another --out, or allow --overwrite"),
     ],
 )
 def test_bad_options_are_named(config, message):
