@@ -21,11 +21,12 @@ from tqdm import tqdm
 from experiments import command
 from experiments.benchmark.charts import draw
 from experiments.benchmark.config import PRESETS, BenchmarkConfig, NetworkOptions
-from experiments.benchmark.groups import plan
+from experiments.benchmark.groups import Group, plan
 from experiments.benchmark.materials import Materials
 from experiments.benchmark.measuring import Measurer, without_own_precision
 from experiments.benchmark.networks import Networks
 from experiments.benchmark.nursery import Nursery
+from experiments.benchmark.processes import RowFailed, tell_left_out
 from experiments.benchmark.rows import choose_rows
 from experiments.benchmark.scoring import score, write_images
 from experiments.benchmark.tables import tables
@@ -89,14 +90,16 @@ def benchmark(config: BenchmarkConfig, nursery: Nursery) -> dict[str, Any]:
             group = group.without(repeating)
             if not group.entries:
                 continue
-            found = measurer.measure(group)
+            found = _measure(measurer, group, left_out if measured else None)
+            if found is None:
+                continue
             repeating |= without_own_precision(found).keys()
             measured.append(found)
         networks = {name: material.facts for name, material in materials.networks.items()}
         scores = None
         if images is not None:
             different = [row for row in rows if row.name not in repeating]
-            scores = score(different, *images, materials, nursery)
+            scores = score(different, *images, materials, nursery, left_out)
     options: dict[str, Any] = dataclasses.asdict(config)
     del options["out"], options["overwrite"], options["gpu"]  # where it lies is none of its content
     return {
@@ -107,6 +110,31 @@ def benchmark(config: BenchmarkConfig, nursery: Nursery) -> dict[str, Any]:
         "groups": measured,
         "scores": scores,
     }
+
+
+def _measure(measurer: Measurer, group: Group, left_out: list[str] | None) -> dict[str, Any] | None:
+    """Time a group; where something was timed before, without the rows that fail in it.
+
+    Args:
+      measurer: of the benchmark.
+      group: what to time.
+      left_out: for a line for each row that fails; None if the first failure is an error.
+
+    Returns:
+      What was found; None where every row fails.
+
+    Raises:
+      RowFailed: where a row fails and nothing else would be lost.
+    """
+    while group.entries:
+        try:
+            return measurer.measure(group)
+        except RowFailed as failure:
+            if left_out is None:
+                raise
+            tell_left_out(failure, str(group), left_out)
+            group = group.without([failure.row])
+    return None
 
 
 def _scored_images(options: NetworkOptions, folder: Path) -> tuple[Path, NDArray] | None:

@@ -51,7 +51,7 @@ def _latency(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _draw_times(axes: Axes, groups: list[dict[str, Any]]) -> None:
-    names = list(groups[-1]["rows"])
+    names = [name for name in groups[-1]["rows"] if all(name in group["rows"] for group in groups)]
     height = 0.8 / len(groups)
     for index, group in enumerate(reversed(groups)):
         rows = [group["rows"][name] for name in names]
@@ -164,7 +164,8 @@ def finish_bars(axes: Axes, names: list[str], label: str) -> None:
 
 
 def _ours(report: dict[str, Any]) -> list[str]:
-    return [name for name in _latency(report)[-1]["rows"] if name.endswith(":bitsliced")]
+    names = dict.fromkeys(name for group in _latency(report) for name in group["rows"])
+    return [name for name in names if name.endswith(":bitsliced")]
 
 
 def _threads(group: dict[str, Any]) -> str:

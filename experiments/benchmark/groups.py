@@ -61,12 +61,12 @@ class Group:
         """Leave rows out.
 
         Args:
-          names: of the rows.
+          names: of the rows, or of single entries.
 
         Returns:
           The group of the others.
         """
-        kept = tuple(entry for entry in self.entries if entry.row.name not in names)
+        kept = tuple(e for e in self.entries if e.name not in names and e.row.name not in names)
         return dataclasses.replace(self, entries=kept)
 
     def jobs(self, materials: Materials, main_size: int) -> list[Job]:

@@ -47,7 +47,7 @@ class Measurer:
           suffice for all of them at once are timed in several shifts.
 
         Raises:
-          InputError: where a row's process dies.
+          RowFailed: where a row's process fails or dies.
         """
         jobs = group.jobs(self._materials, self._config.size)
         pixels = group.batch * group.size**2

@@ -6,14 +6,48 @@ import json
 import os
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
+from tqdm import tqdm
+
 from experiments.benchmark.job import Job
 from experiments.benchmark.nursery import Nursery
 from mbu_jax.errors import InputError
+
+
+class RowFailed(InputError):
+    """A row's process failed or died.
+
+    Args:
+      job: what it was to run.
+      reason: what is known of it.
+
+    Attributes:
+      row: its name in the group.
+    """
+
+    def __init__(self, job: Job, reason: str) -> None:
+        super().__init__(
+            f"row {job.row} failed, threads {job.threads}, batch {job.batch} ({reason}); leave it "
+            "out with --rows, or choose smaller --sizes"
+        )
+        self.row = job.row
+
+
+def tell_left_out(failure: RowFailed, where: str, left_out: list[str]) -> None:
+    """Go on without a row, so that what the others took long for is not lost.
+
+    Args:
+      failure: of the row.
+      where: it is left out.
+      left_out: of the report; gets a line, which the terminal shows at once.
+    """
+    left_out.append(f"left out of {where}: {failure}")
+    tqdm.write(left_out[-1], file=sys.stderr)
 
 
 class Worker:
@@ -44,7 +78,7 @@ class Worker:
           Itself.
 
         Raises:
-          InputError: where it fails or dies, as the other methods do.
+          RowFailed: where it fails or dies, as the other methods do.
         """
         self.ready = self._ask(dataclasses.asdict(self.job))
         return self
@@ -86,11 +120,7 @@ class Worker:
             line = self._lines.readline()
         answer = json.loads(line) if line else {"error": self._death()}
         if "error" in answer:
-            job = self.job
-            raise InputError(
-                f"row {job.row} failed, threads {job.threads}, batch {job.batch} "
-                f"({answer['error']}); leave it out with --rows, or choose smaller --sizes"
-            )
+            raise RowFailed(self.job, answer["error"])
         return answer
 
     def _wait(self) -> int:
@@ -121,7 +151,7 @@ def workers(jobs: Sequence[Job], nursery: Nursery) -> Iterator[list[Worker]]:
       The processes, loaded and warm.
 
     Raises:
-      InputError: where one dies.
+      RowFailed: where one does not load.
     """
     started: list[Worker] = []
     try:

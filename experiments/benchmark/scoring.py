@@ -13,7 +13,7 @@ from experiments.benchmark.config import available_cores
 from experiments.benchmark.job import Job
 from experiments.benchmark.materials import Materials
 from experiments.benchmark.nursery import Nursery
-from experiments.benchmark.processes import workers
+from experiments.benchmark.processes import RowFailed, tell_left_out, workers
 from experiments.benchmark.rows import Row
 from mbu_jax.data.pipeline import PreparedImages
 from mbu_jax.errors import InputError
@@ -21,7 +21,12 @@ from mbu_jax.train.metrics import SegmentationScores, confusion_counts
 
 
 def score(
-    rows: Sequence[Row], file: Path, truth: NDArray, materials: Materials, nursery: Nursery
+    rows: Sequence[Row],
+    file: Path,
+    truth: NDArray,
+    materials: Materials,
+    nursery: Nursery,
+    left_out: list[str],
 ) -> dict[str, Any]:
     """Let every trained network segment images on its runtime, and score the masks.
 
@@ -31,13 +36,11 @@ def score(
       truth: their masks, uint8 [N, H, W].
       materials: of the benchmark.
       nursery: for the rows' processes.
+      left_out: gets a line for each row that fails.
 
     Returns:
       Under ``rows`` the scores of each, as `SegmentationScores.result` states them; besides the
       images' ``size``, height and width.
-
-    Raises:
-      InputError: where a row's process dies.
     """
     found = {}
     trained = [row for row in rows if materials.networks[row.network].trained]
@@ -55,8 +58,12 @@ def score(
             cores=available_cores(),
             masks=str(masks),
         )
-        with workers([job], nursery):
-            predicted = np.load(masks, allow_pickle=False)
+        try:
+            with workers([job], nursery):
+                predicted = np.load(masks, allow_pickle=False)
+        except RowFailed as failure:
+            tell_left_out(failure, "the scores", left_out)
+            continue
         scores = SegmentationScores()
         foreground = max(1, material.unet["classes"] - 1)
         for ours, theirs in zip(predicted, truth, strict=True):

@@ -28,7 +28,7 @@ def tables(report: dict[str, Any]) -> str:
         if "@" not in name:
             density = "" if "density" not in facts else f", {facts['density']:.1%} non-zero"
             lines.append(f"{name}: {facts['source']}{density}")
-    lines += _remarks(report)
+    lines += [*_remarks(report), *report["left_out"]]
     for group in report["groups"]:
         lines += ["", *(_layers(group) if group["section"] == "layers" else _group(group))]
     if report["scores"] is not None:

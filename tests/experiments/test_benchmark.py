@@ -5,8 +5,9 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,53 @@ def test_the_report_is_json_a_table_and_a_picture(report: dict[str, Any], tmp_pa
     draw(read, tmp_path / "benchmark.png")
     with Image.open(tmp_path / "benchmark.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 10
+
+
+def ended_in_between(monkeypatch: pytest.MonkeyPatch, row: str, threads: int) -> None:
+    """Let a row's processes of so many threads be ended once they are timed."""
+    timed = measuring.time_in_turn
+
+    def time_in_turn(started: Sequence[Worker], *others: Any) -> list[list[dict[str, Any]]]:
+        for worker in started:
+            if (worker.job.row, worker.job.threads) == (row, threads):
+                os.kill(worker.pid, 9)
+        return timed(started, *others)
+
+    monkeypatch.setattr(measuring, "time_in_turn", time_in_turn)
+
+
+TWO_ROWS = dataclasses.replace(
+    SMOKE,
+    rows=("binary:bitsliced", "all_masked:bitsliced"),
+    baselines=(),
+    threads=(1, 2),
+    densities=(),
+    end_to_end=False,
+    layers=False,
+)
+
+
+@pytest.mark.skipif(len(available_cores()) < 2, reason="two threads need two cores")
+def test_a_row_that_dies_later_does_not_take_the_others_results_with_it(
+    nursery: Nursery, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ended_in_between(monkeypatch, "binary:bitsliced", threads=2)
+    report = benchmark(TWO_ROWS, nursery)
+    first, second = report["groups"]
+    assert list(first["rows"]) == ["binary:bitsliced", "all_masked:bitsliced"]
+    assert list(second["rows"]) == ["all_masked:bitsliced"]
+    (line,) = report["left_out"]
+    assert re.match("left out of 64x64, 1 image, 2 threads: row binary:bitsliced .*SIGKILL", line)
+    assert line in tables(report).splitlines()
+    draw(report, tmp_path / "benchmark.png")
+
+
+def test_a_row_that_dies_at_once_is_an_error(
+    nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended_in_between(monkeypatch, "all_masked:bitsliced", threads=1)
+    with pytest.raises(InputError, match=r"row all_masked:bitsliced .*SIGKILL"):
+        benchmark(TWO_ROWS, nursery)
 
 
 @needs_peers
