@@ -103,7 +103,7 @@ def main() -> None:
             f"batch_size is {options.batch_size}; give a multiple of the {mesh.size} devices"
         )
     batches = tqdm(
-        eval_batches(images, batch_size=options.batch_size),
+        eval_batches(images, batch_size=options.batch_size, multiple=mesh.size),
         desc="evaluating",
         unit="batch",
         disable=None,  # where standard error is no terminal

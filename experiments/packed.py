@@ -87,7 +87,7 @@ def compare(model: UNet, params: PackedUNet, images: Any, batch_size: int) -> Ag
     pixels = different_pixels = bits = 0
     different = dict.fromkeys(channels, 0)
     bar = tqdm(
-        eval_batches(images, batch_size=batch_size),
+        eval_batches(images, batch_size=batch_size, multiple=1),
         desc="packed against model",
         unit="batch",
         leave=False,

@@ -33,13 +33,28 @@ def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp gives 0600; a run's files are as readable as any other file of the user.
-        temporary.chmod(0o666 & ~_umask())
+        make_readable(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def make_readable(path: Path) -> None:
+    """Make a temporary file, which has 0600, as readable as any other file of the user.
+
+    Args:
+      path: of the file.
+
+    Raises:
+      OSError: If it is not the user's.
+
+    Example:
+      >>> with tempfile.NamedTemporaryFile() as file:
+      ...     make_readable(Path(file.name))
+    """
+    path.chmod(0o666 & ~_umask())
 
 
 def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:

@@ -44,7 +44,7 @@ ONLY_REACHES = {
     "mbu_jax.errors": (),
     "mbu_jax.architecture": ("mbu_jax.errors",),
     "mbu_jax.masking": ("mbu_jax.architecture", "mbu_jax.errors"),
-    "mbu_jax.data": ("mbu_jax.errors",),
+    "mbu_jax.data": ("mbu_jax.errors", "mbu_jax.files"),
     "triton_kernels": (),
 }
 ACCELERATOR_ONLY = ("triton", "jax_triton", "triton_kernels")

@@ -4,6 +4,7 @@ import abc
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -55,14 +56,15 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     them to disk through TensorFlow.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012 (TFDS's own convention)
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {"1.1.0": "States its content."}  # noqa: RUF012 (TFDS's own convention)
     HOMEPAGE: str
     HAS_INSTANCES: bool
     # TFDS looks for checksums.tsv beside it, with a package that it forgets to require.
     code_path = None
 
     _records: Sequence[Record]
+    _content: Any  # a hash
     _bar: tqdm
 
     @classmethod
@@ -165,10 +167,11 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
         config = self.builder_config
         self._records = config.records if config else self.find_records(None, self.data_dir_root)
+        self._content = hashlib.sha256()
         with tqdm(desc=f"preparing {self.name}", unit="image", total=len(self._records)) as bar:
             self._bar = bar
             super()._download_and_prepare(dl_manager, download_config)
-        self.info.metadata.update(self.facts())
+        self.info.metadata.update(self.facts() | {"content": self._content.hexdigest()[:16]})
         # For PreparedSource: TFDS itself would meet a lost or cut file in the middle of training.
         shards = Path(self.data_dir).glob("*.array_record*")
         self.info.metadata["bytes"] = {shard.name: shard.stat().st_size for shard in shards}
@@ -191,9 +194,17 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         for record in records:
             example = self.read(record)
             self.check_example(record, example, split)
+            self._add_content(record.id, split, example)
             arrays = {k: _to_png(v) for k, v in example.items() if isinstance(v, np.ndarray)}
             yield record.id, {"id": record.id, **arrays}
             self._bar.update()
+
+    def _add_content(self, example_id: str, split: Split, example: Example) -> None:
+        """A run that goes on later must find the same images, masks and split."""
+        for part in (example_id, split, str(example["image"].shape)):
+            self._content.update(part.encode() + b"\0")
+        for array in (example["image"], example["mask"]):
+            self._content.update(array.tobytes())
 
     def _log_download_bytes(self) -> None:
         """Says nothing: TFDS prints to stdout here."""
@@ -218,7 +229,13 @@ def prepare(
     Raises:
       InputError: the source is missing or damaged, or the folder cannot be written.
     """
-    records = builder_class.find_records(data_dir, prepared_dir)
+    try:
+        records = builder_class.find_records(data_dir, prepared_dir)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename} cannot be read ({error.strerror}); make it readable, or name another"
+            " data_dir"
+        ) from error
     files = [entry for record in records for entry in (record.image, *record.masks)]
     config = SourceConfig(name=fingerprint(files), records=records)
     with _quiet():

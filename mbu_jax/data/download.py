@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mbu_jax.errors import InputError
+from mbu_jax.files import make_readable
 
 _TIMEOUT_SECONDS = 30
 _USER_AGENT = "mbu-jax"
@@ -56,6 +57,7 @@ def download(url: str, path: Path, *, check: Callable[[Path], None]) -> None:
         if promised and received != promised:
             raise OSError(f"{received} of {promised} bytes arrived")
         check(part)
+        make_readable(part)
         part.replace(path)
     except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, InputError):

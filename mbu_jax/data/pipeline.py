@@ -77,6 +77,9 @@ def _check_size(name: str, size: tuple[int, int] | None) -> None:
         raise InputError(f"option {name} is {size}; give a height and a width of at least 1")
 
 
+_WAITING_BYTES = 2**30
+
+
 class PreparedImages:
     """The image, mask and id of a source's examples, resized, and kept once they are read.
 
@@ -87,6 +90,9 @@ class PreparedImages:
       image_size: (h, w) to resize to, antialiased for the image, nearest for the mask; None keeps
         the size.
       cache_gib: how much to keep, in GiB; beyond that, examples are read again each time.
+
+    Attributes:
+      image_size: as given.
 
     Example:
       >>> from mbu_jax.data.synthetic import synthetic_source
@@ -102,7 +108,7 @@ class PreparedImages:
         cache_gib: float = 2.0,
     ) -> None:
         self._source = source
-        self._image_size = image_size
+        self.image_size = image_size
         self._cache_gib = cache_gib
         self._kept: dict[int, Example] = {}
         self._free_bytes = cache_gib * 2**30
@@ -124,7 +130,7 @@ class PreparedImages:
         """An example without instances; its arrays are read-only."""
         if index in self._kept:
             return self._kept[index]
-        example = resize(self._source[index], self._image_size)
+        example = resize(self._source[index], self.image_size)
         arrays = example["image"], example["mask"]
         for array in arrays:
             array.setflags(write=False)
@@ -136,7 +142,7 @@ class PreparedImages:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles without what is kept: a worker process fills its own."""
-        return PreparedImages, (self._source, self._image_size, self._cache_gib)
+        return PreparedImages, (self._source, self.image_size, self._cache_gib)
 
 
 def resize(example: Example, size: tuple[int, int] | None) -> Example:
@@ -147,14 +153,14 @@ def resize(example: Example, size: tuple[int, int] | None) -> Example:
       size: (h, w), or None to keep the size.
 
     Returns:
-      A new example of that size, without instances.
+      An example of that size, without instances; of the same arrays where they have it.
     """
     image, mask = example["image"], example["mask"]
     if size is not None and mask.shape != size:
         bilinear, nearest = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
-        image = Image.fromarray(image).resize(size[::-1], bilinear)
-        mask = Image.fromarray(mask).resize(size[::-1], nearest)
-    return Example(id=example["id"], image=np.array(image), mask=np.array(mask))
+        image = np.array(Image.fromarray(image).resize(size[::-1], bilinear))
+        mask = np.array(Image.fromarray(mask).resize(size[::-1], nearest))
+    return Example(id=example["id"], image=image, mask=mask)
 
 
 def epoch_length(source: Source, batch_size: int, epochs: int = 1) -> int:
@@ -189,7 +195,8 @@ def train_batches(
     stream alone.
 
     Args:
-      source: the examples, picklable if there are workers.
+      source: the examples, picklable if there are workers. Of a `PreparedImages` of the same size
+        those that it keeps are shared.
       options: resizing, crop, augmentation, workers.
       batch_size: examples in a batch over all processes.
       seed: of order and augmentation, at least 0.
@@ -220,7 +227,10 @@ def train_batches(
     if epochs is not None and epochs < 1:
         raise InputError(f"epochs is {epochs}; give a number of at least 1")
     shuffle_seed, augment_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
-    images = PreparedImages(source, options.image_size, options.cache_gib)
+    if isinstance(source, PreparedImages) and source.image_size == options.image_size:
+        images = source
+    else:
+        images = PreparedImages(source, options.image_size, options.cache_gib)
     stream = (
         grain.MapDataset.source(images)
         .shuffle(shuffle_seed)
@@ -329,6 +339,7 @@ def eval_batches(
     source: Source,
     *,
     batch_size: int,
+    multiple: int | None = None,
     image_size: tuple[int, int] | None = None,
     process_index: int = 0,
     process_count: int = 1,
@@ -339,14 +350,19 @@ def eval_batches(
     repeating its last image with weight 0. Every process makes the same number of batches, of the
     same shapes in the same order.
 
+    Where sizes are many and images large, the images that wait for others of their size are given
+    out once they take 1 GiB.
+
     Args:
       source: the examples. Every process reads all of them; give a `PreparedImages` to evaluate
         several times and decode once.
       batch_size: images in a batch over all processes.
+      multiple: what a batch that is not full is filled up to a multiple of, where no other of its
+        size was full: usually the number of devices. None fills up every batch to `batch_size`.
       image_size: (h, w) to resize to; None keeps each image's size.
       process_index: which process this is. Process p gets rows [p b, (p + 1) b) of each batch,
         where b = batch_size / process_count.
-      process_count: how many processes share each batch; a divisor of batch_size.
+      process_count: how many processes share each batch; a divisor of batch_size and multiple.
 
     Returns:
       An iterator of {"image": uint8 [b, h, w, 3], "mask": uint8 [b, h, w], "id": str [b],
@@ -361,26 +377,40 @@ def eval_batches(
       >>> len(batches), sum(batch["weight"].sum() for batch in batches)
       (3, np.float32(64.0))
     """
-    share = _share(source, batch_size, process_index, process_count)
+    process = process_index, process_count
+    _share(source, batch_size, *process)
+    if multiple is not None:
+        _share(source, multiple, *process)
     _check_size("image_size", image_size)
-    return _eval_batches(source, batch_size, image_size, share)
+    grouped = _grouped_by_size(source, batch_size, multiple or batch_size, image_size)
+    return (_stack(group[_share(source, len(group), *process)]) for group in grouped)
 
 
-def _eval_batches(
-    source: Source, batch_size: int, image_size: tuple[int, int] | None, share: slice
-) -> Iterator[dict[str, np.ndarray]]:
+def _grouped_by_size(
+    source: Source, batch_size: int, multiple: int, image_size: tuple[int, int] | None
+) -> Iterator[list[dict[str, Any]]]:
     waiting: dict[tuple[int, ...], list[dict[str, Any]]] = {}
+    waiting_bytes = 0
+    compiled = set()  # sizes that a program for full batches is there for
     for index in range(len(source)):
         example = resize(source[index], image_size)
-        group = waiting.setdefault(example["mask"].shape, [])
+        size = example["mask"].shape
+        group = waiting.setdefault(size, [])
         group.append({**example, "weight": np.float32(1)})
+        each = example["image"].nbytes + example["mask"].nbytes
+        waiting_bytes += each
         if len(group) == batch_size:
-            yield _stack(group[share])
-            group.clear()
-    for group in filter(None, waiting.values()):
-        filler = {**group[-1], "weight": np.float32(0)}
-        full = [*group, *itertools.repeat(filler, batch_size - len(group))]
-        yield _stack(full[share])
+            compiled.add(size)
+            waiting_bytes -= batch_size * each
+            yield waiting.pop(size)
+        last = index == len(source) - 1
+        if last or waiting_bytes > _WAITING_BYTES:
+            for size, group in waiting.items():
+                filled = math.ceil(len(group) / multiple) * multiple
+                filler = {**group[-1], "weight": np.float32(0)}
+                missing = (batch_size if size in compiled else filled) - len(group)
+                yield [*group, *itertools.repeat(filler, missing)]
+            waiting, waiting_bytes = {}, 0
 
 
 def _share(source: Source, batch_size: int, process_index: int, process_count: int) -> slice:

@@ -40,7 +40,7 @@ class PreparedSource:
         self._split = split
         try:
             metadata = json.loads((directory / "metadata.json").read_text())
-            ids = metadata["ids"]
+            ids, _ = metadata["ids"], metadata["content"]
             sizes = {name: (directory / name).stat().st_size for name in metadata["bytes"]}
             builder: Any = tfds.builder_from_directory(directory)
             # Decoded here: TFDS needs OpenCV for 16-bit images.
@@ -67,8 +67,8 @@ class PreparedSource:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a run keeps to know the data by: nothing, the dataset's name says all."""
-        return {}
+        """What a run keeps to know the data by: a name for the content."""
+        return {"content": self.metadata["content"]}
 
     def __len__(self) -> int:
         return len(self.ids)

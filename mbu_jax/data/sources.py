@@ -45,7 +45,7 @@ class Dataset(Source, Protocol):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What a run keeps to know the data by; empty where the dataset's name says all."""
+        """What a run keeps to know the data by; empty where they are generated."""
         ...
 
 

@@ -158,6 +158,21 @@ class LossOptions:
     temperature: float = 2.0
     """Softening of both predictions in the distillation loss."""
 
+    def __post_init__(self) -> None:
+        """Check every range.
+
+        Raises:
+          InputError: naming the option.
+        """
+        for name in ("cross_entropy_weight", "dice_weight", "teacher_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}; give a number of at least 0")
+        distilled = self.teacher is not None and self.teacher_weight
+        if not (self.cross_entropy_weight or self.dice_weight or distilled):
+            raise InputError("cross_entropy_weight and dice_weight are 0; give one of them")
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f"temperature is {self.temperature}; give a number above 0")
+
 
 def check_process(index: int, count: int) -> None:
     """Refuse a process that is none of those that share the work.

@@ -11,6 +11,7 @@ import numpy as np
 
 from mbu_jax.data import Dataset, open_source, train_batches
 from mbu_jax.data.pipeline import PreparedImages, epoch_length
+from mbu_jax.errors import InputError
 from mbu_jax.train.config import TrainConfig
 from mbu_jax.train.rundir import read_config
 from mbu_jax.train.subset import FirstImages
@@ -67,7 +68,8 @@ def images_of_run(
       The images.
 
     Raises:
-      InputError: for a folder that is no run, or data that cannot be used.
+      InputError: for a folder that is no run, a run that does not name its data, or data that
+        cannot be used.
 
     Example:
       >>> from mbu_jax.train.rundir import RunDirectory
@@ -77,14 +79,22 @@ def images_of_run(
       64
     """
     config = read_config(run)
+    try:
+        found = config["dataset"], config["data_dir"], config["prepared_dir"]
+        trained_size = config["data"]["image_size"]
+    except (LookupError, TypeError) as error:
+        raise InputError(
+            f"{Path(run, 'config.json')} lacks entries that name the run's data and their size; "
+            "restore it or train again"
+        ) from error
     source = open_source(
-        dataset or config["dataset"],
+        dataset or found[0],
         split,
-        data_dir=config["data_dir"] if data_dir is None else data_dir,
-        prepared_dir=config["prepared_dir"],
+        data_dir=found[1] if data_dir is None else data_dir,
+        prepared_dir=found[2],
         classes=classes,
     )
-    size = image_size or config["data"]["image_size"]
+    size = image_size or trained_size
     return PreparedImages(source, None if size is None else (size[0], size[1]))
 
 

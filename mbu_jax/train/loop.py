@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mbu_jax.data import eval_batches, train_batches
-from mbu_jax.data.pipeline import epoch_length
+from mbu_jax.data.pipeline import TrainIterator, epoch_length
 from mbu_jax.errors import InputError
 from mbu_jax.train.checkpoints import Checkpoints, load_run
 from mbu_jax.train.cluster import failing_together, gather_ids
@@ -89,7 +89,10 @@ class Trainer:
             # Where nothing is trained, a schedule that nobody follows.
             scheduled = self.total_steps if config.epochs else config.optimizer.warmup_steps + 1
             self._learning_rate = learning_rate_schedule(config.optimizer, scheduled)
-        if config.initial is not None:
+            with contextlib.closing(self._train_batches(workers=0, prefetch=0)) as batches:
+                next(batches)  # refuses images of different sizes before anything is written
+        self.run = RunDirectory(self._workdir())
+        if config.initial is not None and not self._begun():
             params, stats = initial_weights(
                 config.initial, self.network, some_images(self._train_images)
             )
@@ -98,10 +101,10 @@ class Trainer:
                     "--epochs 0 estimates no BatchNorm statistics for weights that are quantized "
                     "at the start; give --recalibrate 20, for instance"
                 )
-        teacher = self._load_teacher()
+        teacher, teacher_step = self._load_teacher()
         with failing_together("workdir"):
-            self.run = self._claim_directory(dataset.facts)
-        if dataset.facts:
+            self._claim_directory(dataset.facts, teacher_step)
+        if "split_by" in dataset.facts:
             self._say(_describe(dataset.facts))
         optimizer = make_optimizer(
             config.optimizer,
@@ -129,14 +132,7 @@ class Trainer:
             ),
             self.mesh,
         )
-        self._batches = train_batches(
-            self._train_images,
-            config.data,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        self._batches = self._train_batches()
         self._meter = EpochMeter()
 
     def fit(self) -> dict[str, Any]:
@@ -149,24 +145,40 @@ class Trainer:
           TrainingDiverged: if the loss stops being finite; the message has update and image ids.
           InputError: if a checkpoint cannot be read or written; earlier ones are untouched.
         """
-        epochs = self.config.epochs
-        with (
-            contextlib.closing(self._batches),
-            Checkpoints(self.run.checkpoints, self.config.keep_checkpoints) as checkpoints,
-        ):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.closing(self._batches))
+            with failing_together("alone"):
+                if self.leads:
+                    stack.enter_context(self.run.alone())
+            checkpoints = stack.enter_context(
+                Checkpoints(self.run.checkpoints, self.config.keep_checkpoints)
+            )
             self._resume(checkpoints)
             with self._recorder() as recorder:
-                for epoch in range(1, epochs + 1):
+                begin = 0
+                for epoch, evaluate in self._epochs():
                     if self.step < self._epoch_end(epoch):
-                        speed = self._train(epoch, checkpoints)
-                        evaluate = epoch % self.config.eval_every == 0 or epoch == epochs
+                        speed = self._train(epoch, begin, checkpoints)
                         scores = self._validate() if evaluate else None
                         self._record(recorder, epoch, speed, scores)
                         self._meter = EpochMeter()
                         self._save(checkpoints, None if scores is None else scores["dice"])
-            if not epochs and checkpoints.last is None:
+                    begin = self._epoch_end(epoch)
+            if not self.config.epochs and checkpoints.last is None:
                 self._save(checkpoints, self._validate()["dice"])
         return self._report()
+
+    def _epochs(self) -> Iterator[tuple[int, bool]]:
+        """Epochs that an update ends with, and whether an evaluation is due after it.
+
+        Of fewer images than a batch holds, one update ends several epochs; the last is named.
+        """
+        epochs, due = self.config.epochs, False
+        for epoch in range(1, epochs + 1):
+            due |= epoch % self.config.eval_every == 0 or epoch == epochs
+            if epoch == epochs or self._epoch_end(epoch) < self._epoch_end(epoch + 1):
+                yield epoch, due
+                due = False
 
     def _resume(self, checkpoints: Checkpoints) -> None:
         if checkpoints.last is None:
@@ -177,10 +189,10 @@ class Trainer:
         self._meter = EpochMeter.from_json(position["progress"])
         self._say(f"resuming {self.run.path} at update {self.step} of {self.total_steps}")
 
-    def _train(self, epoch: int, checkpoints: Checkpoints) -> float:
+    def _train(self, epoch: int, begin: int, checkpoints: Checkpoints) -> float:
         """Make the updates that are left of an epoch; return the images per second."""
         first, start = self.step, time.perf_counter()
-        begin, end = self._epoch_end(epoch - 1), self._epoch_end(epoch)
+        end = self._epoch_end(epoch)
         size, every = self.config.batch_size, self.config.checkpoint_steps
         bar = tqdm(
             desc=f"epoch {epoch}/{self.config.epochs}",
@@ -280,6 +292,7 @@ class Trainer:
         batches: Iterable[dict[str, np.ndarray]] = eval_batches(
             self.validation_images,
             batch_size=self.config.eval_batch_size,
+            multiple=self.mesh.size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -289,6 +302,16 @@ class Trainer:
     def _save(self, checkpoints: Checkpoints, dice: float | None = None) -> None:
         position = {"batches": self._batches.get_state(), "progress": self._meter.to_json()}
         checkpoints.save(self.state, position, dice)
+
+    def _train_batches(self, **other: Any) -> TrainIterator:
+        return train_batches(
+            self._train_images,
+            dataclasses.replace(self.config.data, **other),
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
 
     def _epoch_end(self, epoch: int) -> int:
         """Updates after which every image has been seen this many times."""
@@ -302,10 +325,11 @@ class Trainer:
                     f"{name} is {size}; give a multiple of the {self.mesh.size} devices"
                 )
 
-    def _load_teacher(self) -> Teacher | None:
+    def _load_teacher(self) -> tuple[Teacher, int] | tuple[None, None]:
+        """The teacher and its checkpoint's step."""
         if self.config.loss.teacher is None:
-            return None
-        network, params, stats, _ = load_run(self.config.loss.teacher)
+            return None, None
+        network, params, stats, step = load_run(self.config.loss.teacher)
         theirs, ours = network.config.classes, self.network.config.classes
         if theirs != ours:
             raise InputError(
@@ -313,25 +337,37 @@ class Trainer:
                 f" ask for {ours}; give a run of the same classes"
             )
         weights = params, stats, network.fold(params, stats)
-        return Teacher(network, replicate(weights, self.mesh))
+        return Teacher(network, replicate(weights, self.mesh)), step
 
-    def _claim_directory(self, facts: Mapping[str, Any]) -> RunDirectory:
-        config = self.config
-        data = config.dataset
-        if data == "folder" and config.data_dir is not None:
-            data = config.data_dir.expanduser().absolute().name
-        workdir = config.workdir or Path("runs", f"{data}-{config.model.network}")
-        run = RunDirectory(workdir)
-        if self.leads:
-            described = dataclasses.asdict(config)
-            described |= {"workdir": workdir, "unet": self.network.config.to_dict()}
-            if facts:  # a user's own data: a run that is resumed must find them unchanged
-                described["found"] = facts
-            for name in ("data_dir", "prepared_dir"):  # for scoring it from another place
-                if described[name] is not None:
-                    described[name] = described[name].expanduser().absolute()
-            run.create_or_resume(described, RESUMABLE, ADDED_LATER)
-        return run
+    def _workdir(self) -> Path:
+        data = self.config.dataset
+        if data == "folder" and self.config.data_dir is not None:
+            data = self.config.data_dir.expanduser().absolute().name
+        return self.config.workdir or Path("runs", f"{data}-{self.config.model.network}")
+
+    def _begun(self) -> bool:
+        """Whether there is a checkpoint to resume."""
+        if not self.run.checkpoints.is_dir():
+            return False
+        with Checkpoints(self.run.checkpoints, read_only=True) as checkpoints:
+            return checkpoints.last is not None
+
+    def _claim_directory(self, facts: Mapping[str, Any], teacher_step: int | None) -> None:
+        if not self.leads:
+            return
+        described = dataclasses.asdict(self.config)
+        described |= {"workdir": self.run.path, "unet": self.network.config.to_dict()}
+        # What a run that is resumed must find unchanged, besides its options.
+        unchanged: dict[str, Any] = {}
+        if facts:
+            described["found"] = facts
+            unchanged["found.content"] = facts["content"]
+        if teacher_step is not None:
+            unchanged["teacher_step"] = described["teacher_step"] = teacher_step
+        for name in ("data_dir", "prepared_dir"):  # for scoring it from another place
+            if described[name] is not None:
+                described[name] = described[name].expanduser().absolute()
+        self.run.create_or_resume(described, RESUMABLE, ADDED_LATER | unchanged)
 
     @contextlib.contextmanager
     def _recorder(self) -> Iterator[Recorder | None]:

@@ -1,13 +1,20 @@
 """A run's directory: where its files are, and whether a command may write there."""
 
+import contextlib
+import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mbu_jax.errors import InputError
 from mbu_jax.files import is_leftover, to_json, write_json_atomic
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 _DIFFERENCES_SHOWN = 3
 
@@ -129,8 +136,8 @@ class RunDirectory:
 
         Raises:
           InputError: If the directory holds a run with other options, or files that are no run,
-            or cannot be used as a directory.
-          OSError: If ``config.json`` cannot be written, for instance on a full disk.
+            or cannot be used.
+          OSError: If the disk is full.
 
         Example:
           >>> RunDirectory("runs/a").create_or_resume({"epochs": 30})
@@ -140,20 +147,27 @@ class RunDirectory:
         """
         # Through JSON and back, so that a tuple equals the list that was read from the file.
         asked: dict[str, Any] = json.loads(to_json(config))
-        if self.config.exists():
-            saved = read_config(self.path)
-            self._refuse_difference({**(added or {}), **_flatten(saved)}, _flatten(asked), ignore)
-            if saved != asked:
-                write_json_atomic(self.config, asked)
-            return True
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            present = sorted(p.name for p in self.path.iterdir() if not is_leftover(p))
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            return self._create_or_resume(asked, ignore, added or {})
+        except OSError as error:
+            if error.errno in _FULL:
+                raise
             raise InputError(
                 f"--workdir {self.path} cannot be used as a directory ({error.strerror}); "
                 "choose another --workdir"
             ) from error
+
+    def _create_or_resume(
+        self, asked: dict[str, Any], ignore: frozenset[str], added: Mapping[str, Any]
+    ) -> bool:
+        if self.config.exists():
+            saved = read_config(self.path)
+            self._refuse_difference({**added, **_flatten(saved)}, _flatten(asked), ignore)
+            if saved != asked:
+                write_json_atomic(self.config, asked)
+            return True
+        self.path.mkdir(parents=True, exist_ok=True)
+        present = sorted(p.name for p in self.path.iterdir() if not is_leftover(p))
         if present:
             raise InputError(
                 f"--workdir {self.path} is not empty and holds no run (it has {present[0]} but no "
@@ -161,6 +175,41 @@ class RunDirectory:
             )
         write_json_atomic(self.config, asked)
         return False
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be the only process that trains in the directory, which has to exist.
+
+        Two would delete each other's checkpoints and lines of the log. The system ends the lock of
+        a process that dies; where it has no such locks, nothing is checked.
+
+        Yields:
+          Nothing.
+
+        Raises:
+          InputError: If another process is at it.
+
+        Example:
+          >>> with RunDirectory(".").alone():
+          ...     pass  # train
+        """
+        if fcntl is None:
+            yield
+            return
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"another process is training in {self.path}; wait until it ends, or choose "
+                    "another --workdir"
+                ) from None
+            except OSError:
+                pass  # a file system without locks on folders
+            yield
+        finally:
+            os.close(handle)
 
     def _refuse_difference(
         self, old: dict[str, Any], new: dict[str, Any], ignore: frozenset[str]
@@ -182,6 +231,7 @@ class RunDirectory:
 
 
 _ABSENT = object()
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _CONFIG_REMEDY = "restore it or start again in another directory"
 
 

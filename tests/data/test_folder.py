@@ -137,6 +137,14 @@ def test_label_images_are_objects_told_apart(tmp_path):
         np.testing.assert_array_equal(example["mask"], truth != 0)
 
 
+def test_a_sub_folder_may_be_called_instances(tmp_path):
+    for i in range(3):
+        pair(tmp_path / "cells", f"instances/{i}", labels(2).astype(np.uint8))
+    source = opened(tmp_path / "cells")
+    assert source.classes == 3
+    assert "instances" not in source[0]
+
+
 def test_a_second_opening_does_not_read_the_files_again(root, monkeypatch):
     first = opened(root)[2]
     monkeypatch.setattr("mbu_jax.data.folder.folder_dataset_builder.Builder.read", None)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mbu_jax.data import pipeline
 from mbu_jax.data.augment import NO_AUGMENTATION, AugmentOptions
 from mbu_jax.data.example import Example
 from mbu_jax.data.pipeline import (
@@ -321,6 +322,56 @@ def test_evaluation_order_is_fixed_and_only_the_last_batch_of_a_size_is_padded()
         [1, 1, 0, 0],
         [1, 0, 0, 0],
     ]
+
+
+def test_evaluation_computes_no_more_images_than_devices_ask_for() -> None:
+    source = FakeSource([(6, 5)] * 5 + [(8, 8)] + [(9, 9)] * 3)
+    batches = list(eval_batches(source, batch_size=4, multiple=2))
+    # Of 6x5 there is a full batch, whose program serves the rest.
+    assert [batch["weight"].tolist() for batch in batches] == [
+        [1, 1, 1, 1],
+        [1, 0, 0, 0],
+        [1, 0],
+        [1, 1, 1, 0],
+    ]
+    halves = [
+        list(eval_batches(source, batch_size=4, multiple=2, process_count=2, process_index=i))
+        for i in range(2)
+    ]
+    for batch, *parts in zip(batches, *halves, strict=True):
+        for key in batch:
+            np.testing.assert_array_equal(batch[key], np.concatenate([part[key] for part in parts]))
+    with pytest.raises(InputError, match="give a positive multiple of 2"):
+        eval_batches(source, batch_size=4, multiple=3, process_count=2)
+
+
+def test_images_of_many_sizes_do_not_wait_for_each_other_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = FakeSource([(6, 5), (8, 8), (6, 5), (9, 9), (6, 5), (6, 5)])
+    monkeypatch.setattr(pipeline, "_WAITING_BYTES", 4 * (6 * 5 + 8 * 8 + 6 * 5) - 1)
+    batches = list(eval_batches(source, batch_size=2, multiple=1))
+    assert [batch["id"].tolist() for batch in batches] == [
+        ["image-0", "image-2"],
+        ["image-1"],
+        ["image-3"],
+        ["image-4", "image-5"],
+    ]
+
+
+def test_training_on_prepared_images_decodes_once() -> None:
+    source = source_of(4, (20, 20))
+    images = PreparedImages(source, image_size=(12, 10))
+    options = dataclasses.replace(RANDOM, image_size=(12, 10))
+    take(train_batches(images, options, batch_size=4, seed=0), 3)
+    take(train_batches(images, options.unvaried(), batch_size=4, seed=1), 3)
+    list(images)
+    assert source.reads == dict.fromkeys(range(4), 1)
+    expected = take(train_batches(source, options, batch_size=4, seed=0), 3)
+    assert_same(take(train_batches(images, options, batch_size=4, seed=0), 3), expected)
+    smaller = dataclasses.replace(options, image_size=(9, 8))
+    expected = take(train_batches(PreparedImages(images, (9, 8)), smaller, batch_size=4, seed=0), 1)
+    assert_same(take(train_batches(images, smaller, batch_size=4, seed=0), 1), expected)
 
 
 def test_evaluating_prepared_images_decodes_once() -> None:

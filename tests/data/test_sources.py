@@ -1,5 +1,6 @@
 """Opening datasets: where they may lie, what is refused, and that nothing is left half-done."""
 
+import errno
 import http.server
 import io
 import pickle
@@ -90,6 +91,28 @@ def test_another_source_of_the_same_layout_is_another_dataset(tmp_path, unpacked
     assert second.ids == first.ids
     assert (first[0]["image"] == 255 - second[0]["image"]).all()
     assert len(list((tmp_path / "prepared" / "nuclei").iterdir())) == 2
+
+
+def test_the_content_has_a_name(tmp_path, unpacked):
+    first = _open(unpacked)
+    (tmp_path / "elsewhere").mkdir()
+    archive = _zip(unpacked, tmp_path / "elsewhere" / "stage1_train.zip")
+    assert _open(archive).facts == first.facts  # wherever it lies
+    assert _open(unpacked, "train").facts == first.facts
+    path = _first(unpacked, "masks")
+    mask = np.asarray(Image.open(path)).copy()
+    mask[0] ^= 255
+    _save(path, mask)
+    assert _open(unpacked).facts != first.facts
+
+
+def test_a_place_that_may_not_be_searched_is_told(unpacked, monkeypatch):
+    def denied(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", denied)
+    with pytest.raises(InputError, match=r"unpacked cannot be read \(Permission denied\); make it"):
+        _open(unpacked)
 
 
 def test_splits_part_the_ids_and_all_is_in_order(unpacked):
@@ -426,7 +449,10 @@ def test_downloads_once(tmp_path, served):
     assert open_source("nuclei", "all", prepared_dir=tmp_path / "p").ids == IDS
     archive.unlink()
     assert open_source("nuclei", "all", prepared_dir=tmp_path / "p").ids == IDS
-    assert [p.name for p in (tmp_path / "p" / "downloads" / "nuclei").iterdir()] == [archive.name]
+    (kept,) = (tmp_path / "p" / "downloads" / "nuclei").iterdir()
+    assert kept.name == archive.name
+    (tmp_path / "ordinary").touch()
+    assert kept.stat().st_mode == (tmp_path / "ordinary").stat().st_mode  # others may read it
 
 
 def test_a_failed_download_leaves_nothing(tmp_path, served):

@@ -230,4 +230,12 @@ def test_options_reach_the_network():
 
 def test_the_teacher_is_a_path():
     assert TrainConfig().loss.teacher is None
-    assert dataclasses.replace(TrainConfig().loss, teacher=Path("runs/a")).teacher == Path("runs/a")
+    given = command.parse(TrainConfig, PRESETS, ["--teacher", "runs/a"])
+    assert given.loss.teacher == Path("runs/a")
+
+
+def test_a_teacher_alone_may_be_followed():
+    arguments = ["--cross-entropy-weight", "0", "--dice-weight", "0", "--teacher", "runs/a"]
+    assert command.parse(TrainConfig, PRESETS, arguments).loss.dice_weight == 0
+    with pytest.raises(InputError, match="give one of them"):
+        command.parse(TrainConfig, PRESETS, [*arguments, "--teacher-weight", "0"])

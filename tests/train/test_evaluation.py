@@ -108,8 +108,7 @@ def test_recalibrated_statistics_are_means_over_batches(network, evaluator, exam
         assert len(ours.addressable_shards) == 2
 
 
-def test_the_order_of_batches_does_not_matter_to_the_scale(network, evaluator, examples):
-    """One batch repeated has the statistics of that batch."""
+def test_a_batch_repeated_has_the_statistics_of_that_batch(network, evaluator, examples):
     _, params, _ = network
     batch = next(batched(examples, 2))
     once = evaluator.recalibrated_stats(params, [batch])

@@ -11,6 +11,7 @@ import pytest
 
 from experiments import command, train
 from mbu_jax.data import train_batches
+from mbu_jax.data.pipeline import PipelineOptions, resize
 from mbu_jax.errors import InputError
 from mbu_jax.train import loop
 from mbu_jax.train.checkpoints import load_run
@@ -152,6 +153,11 @@ def test_evaluation_and_checkpoints_come_as_often_as_asked(tmp_path, updates):
     assert validated == [2, 4, 5]
     assert saved(tmp_path / "run") == [3, 5, 8, 10, 13]
 
+    Trainer(tiny(tmp_path / "few", train_images=2, epochs=9, eval_every=4)).fit()
+    records = read_metrics(tmp_path / "few" / "metrics.jsonl")
+    ends = [(r["epoch"], r["step"]) for r in records if r["kind"] == "validation"]
+    assert ends == [(4, 2), (8, 4), (9, 5)]  # one update ends two epochs
+
     Trainer(tiny(tmp_path / "often", epochs=2, checkpoint_steps=2, keep_checkpoints=9)).fit()
     assert saved(tmp_path / "often") == [2, 3, 4, 5]
 
@@ -224,6 +230,10 @@ def test_another_configuration_is_refused(tmp_path, updates, monkeypatch, capsys
         (["--initial", "nobody"], "nobody does not exist; give the directory of a run"),
         (["--epochs", "0"], "epochs is 0; give a number of at least 1"),
         (["--latent-l1", "-1"], "latent_l1 must be finite and not negative"),
+        (["--temperature", "0"], "temperature is 0.0; give a number above 0"),
+        (["--dice-weight", "nan"], "dice_weight is nan; give a number of at least 0"),
+        (["--cross-entropy-weight", "0", "--dice-weight", "0"], "are 0; give one of them"),
+        (["--workdir", "w" * 300], "w cannot be used as a directory (File name too long)"),
     ],
 )
 def test_bad_options_are_one_line_and_leave_nothing(tmp_path, monkeypatch, capsys, options, said):
@@ -236,6 +246,41 @@ def test_bad_options_are_one_line_and_leave_nothing(tmp_path, monkeypatch, capsy
     assert err.count("\n") == 1
     assert said in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_other_data_are_no_data_to_resume_with(tmp_path, updates, sources, monkeypatch):
+    config = tiny(tmp_path / "run")
+    Trainer(config).fit()  # as earlier versions did: nothing is known of the data
+    monkeypatch.setattr(sources["train"], "facts", {"content": "a"})
+    Trainer(config)
+    monkeypatch.setattr(sources["train"], "facts", {"content": "b"})
+    with pytest.raises(InputError, match=r'found.content is "a" there and "b" here'):
+        Trainer(config)
+
+
+def test_images_of_different_sizes_are_refused_before_anything_is_written(
+    tmp_path, updates, sources, monkeypatch
+):
+    monkeypatch.setattr(sources["train"], "examples", [*sources["train"].examples])
+    sources["train"].examples[3] = resize(sources["train"].examples[3], (16, 16))
+    plain = PipelineOptions()
+    with pytest.raises(InputError, match="differ in size; set crop or image_size"):
+        Trainer(tiny(tmp_path / "run", data=plain, train_images=4))
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_process_trains_in_a_directory(tmp_path, updates):
+    config = tiny(tmp_path / "run")
+    first, second = Trainer(config), Trainer(config)
+    with first.run.alone():
+        unfinished = tmp_path / "run/checkpoints/3.orbax-checkpoint-tmp-0"  # of the first one
+        unfinished.mkdir(parents=True)
+        with pytest.raises(InputError, match=r"another process is training in .*run; wait"):
+            second.fit()
+        assert unfinished.exists()
+        assert not updates.batches
+    second.fit()
+    assert len(updates.batches) == 5
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path, monkeypatch, capsys):

@@ -24,7 +24,9 @@ def test_an_interruption_changes_no_bit():
         whole.add({"loss": value})
     for value in values[:8]:
         first.add({"loss": value})
-    second = EpochMeter.from_json(json.loads(json.dumps(first.to_json())))
+    state = first.to_json()
+    assert json.loads(json.dumps(state)) == state
+    second = EpochMeter.from_json(state)
     for value in values[8:]:
         second.add({"loss": value})
     assert second.means() == whole.means()

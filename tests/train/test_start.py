@@ -25,7 +25,9 @@ def test_the_teacher_is_a_run(tmp_path, updates):
     trainer = Trainer(tiny(tmp_path / "teacher"))
     trainer.fit()
     options = dataclasses.replace(TINY.loss, teacher=tmp_path / "teacher")
-    teacher = Trainer(tiny(tmp_path / "student", loss=options))._load_teacher()
+    config = tiny(tmp_path / "student", loss=options)
+    teacher, step = Trainer(config)._load_teacher()
+    assert step == 5
     assert teacher is not None
     params, stats, thresholds = jax.device_get(teacher.weights)
     assert params["head"]["bias"] == 5  # of the best checkpoint
@@ -34,6 +36,13 @@ def test_the_teacher_is_a_run(tmp_path, updates):
         np.testing.assert_array_equal(ours, theirs)
     for leaf in jax.tree.leaves(teacher.weights):
         assert len(leaf.sharding.device_set) == 2
+    before = (tmp_path / "student/config.json").read_text()
+    Trainer(tiny(tmp_path / "teacher2", epochs=3)).fit()
+    (tmp_path / "teacher").rename(tmp_path / "earlier")
+    (tmp_path / "teacher2").rename(tmp_path / "teacher")
+    with pytest.raises(InputError, match="teacher_step is 5 there and 8 here"):
+        Trainer(config)
+    assert (tmp_path / "student/config.json").read_text() == before
 
 
 def test_a_run_can_start_from_another(tmp_path, updates):
@@ -50,6 +59,7 @@ def test_a_run_can_start_from_another(tmp_path, updates):
     with pytest.raises(Interrupted):
         trainer.fit()
     updates.stop_at = None
+    (tmp_path / "binary").rename(tmp_path / "elsewhere")  # no longer needed
     resumed = Trainer(config)
     resumed.fit()
     # The five updates of the first run, then three of this one before the end of its epoch, two

@@ -74,7 +74,8 @@ def has_instances(record: Record) -> bool:
     Returns:
       Whether it lies in ``instances/``.
     """
-    return INSTANCES in PurePosixPath(record.masks[0].name).parts[:2]
+    parts = PurePosixPath(record.masks[0].name).parts
+    return parts[1 if parts[0] in SPLITS else 0] == INSTANCES
 
 
 def split_rule(records: Sequence[Record]) -> Literal["folders", "names"]:

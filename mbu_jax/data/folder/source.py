@@ -29,14 +29,10 @@ class FolderSource(PreparedSource):
     @property
     @override
     def facts(self) -> dict[str, Any]:
-        """How many images are on either side and why, the classes, and a name for the content."""
+        """Besides a name for the content: how many images are on either side, why, the classes."""
         images = {split: len(ids) for split, ids in self.metadata["ids"].items()}
-        return {
-            "content": self.metadata["content"],
-            "images": images,
-            "split_by": self.metadata["split_by"],
-            "classes": self.classes,
-        }
+        split_by = self.metadata["split_by"]
+        return {**super().facts, "images": images, "split_by": split_by, "classes": self.classes}
 
     @override
     def __getitem__(self, index: int) -> Example:
