@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Float32, UInt8
 
 from mbu_jax.architecture import SIZE_MULTIPLE, padded_size
+from mbu_jax.chosen_engines import chosen_engines
 from mbu_jax.errors import InputError
 from mbu_jax.inference import infer
 from mbu_jax.instances import label_instances
@@ -40,11 +42,12 @@ def predict(
 ) -> Any:
     """Segment one image, or any number of images of any sizes.
 
-    An image larger than a tile is cut into overlapping tiles, whose logits are blended. With the
-    default overlap the result is that of the whole image at once, bit for bit: 192 pixels are
-    twice what the network looks past a seam (`mbu_jax.tiling.seam_reach`). Less overlap is
-    faster and may differ near seams. A device holds one batch of tiles at a time, however
-    large the image; logits are put together on the host, 4 (classes + 1) bytes a pixel.
+    An image larger than a tile is cut into overlapping tiles, whose logits are blended. With an
+    overlap of 192 pixels, the default for tiles of at least 384, the result is that of the whole
+    image at once, bit for bit: that is twice what the network looks past a seam
+    (`mbu_jax.tiling.seam_reach`). Less overlap is faster and may differ near seams. A device
+    holds one batch of tiles at a time, however large the image; logits are put together on the
+    host, 4 (classes + 1) bytes a pixel.
 
     Args:
       params: what `mbu_jax.pack` or `mbu_jax.load_packed` gave, whose tiles are spread over all
@@ -149,6 +152,8 @@ def _over_devices(
     params: PackedUNet, implementation: str | None, devices: Sequence[jax.Device]
 ) -> Callable[[np.ndarray], Array]:
     """The packed network on each of the devices; every one segments its part of a batch."""
+    if implementation is not None:  # refuses one that is unknown or cannot run
+        chosen_engines(params, (SIZE_MULTIPLE, SIZE_MULTIPLE), implementation, None, None)
     mesh = jax.make_mesh((len(devices),), ("tiles",), (AxisType.Auto,), devices=devices)
     split = NamedSharding(mesh, PartitionSpec("tiles"))
     params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
@@ -185,7 +190,7 @@ def _checked_image(image: Any, index: int, channels: int | None) -> np.ndarray:
         raise InputError(f"image {index} has shape {image.shape}; give [H, W, {wanted}]")
     if image.dtype == np.uint8:
         return image
-    if not np.issubdtype(image.dtype, np.floating):
+    if not jnp.issubdtype(image.dtype, jnp.floating):  # bfloat16 is none of NumPy's
         raise InputError(
             f"image {index} has dtype {image.dtype}; give uint8, or floating in [0, 1]"
         )

@@ -150,6 +150,8 @@ def test_a_packed_network_refuses_what_it_cannot_segment():
         predict(params, picture(30, 20)[..., :2])
     with pytest.raises(InputError, match="unknown implementation 'magic'"):
         predict(params, picture(30, 20), implementation="magic")
+    with pytest.raises(InputError, match="unknown implementation 'magic'"):
+        predict(params, iter([picture(30, 20)]), implementation="magic")  # before an image is read
 
 
 def test_the_default_overlap_is_exact_and_at_most_half_a_tile():

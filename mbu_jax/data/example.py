@@ -11,7 +11,7 @@ class Example(TypedDict):
     Attributes:
       id: its name, unique in the dataset.
       image: uint8 [H, W, 3].
-      mask: uint8 [H, W], 0 background, 1 object.
+      mask: uint8 [H, W], 0 background, 1 object; of several classes their numbers.
       instances: uint16 [H, W], 0 background, 1 to n the objects, where the dataset tells them
         apart.
     """

@@ -64,7 +64,10 @@ class Crew {
         latest_ = tasks;
         ++calls_;
       }
-      for (int64_t i = looking_; i < helpers; ++i) schedule([this, tasks] { help(tasks); });
+      try {
+        for (int64_t i = looking_; i < helpers; ++i) schedule([this, tasks] { help(tasks); });
+      } catch (...) {  // for want of memory: this thread does what is left
+      }
     }
     tasks->work();
     const auto end = Clock::now() + kPatience;

@@ -24,12 +24,19 @@ namespace {
 
 using Words = ffi::Buffer<ffi::U32>;
 
+ffi::Error out_of_memory() {
+  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "out of memory");
+}
+
 ffi::Error run_tasks(ffi::ThreadPool& pool, int64_t n, const std::function<void(int64_t)>& task) {
   static Crew& crew = *new Crew;  // outlives threads that still look at it when the process ends
   const auto schedule = [&](auto help) { pool.Schedule(std::move(help)); };
-  return crew.run(pool.num_threads(), schedule, n, task)
-             ? ffi::Error::Success()
-             : ffi::Error(ffi::ErrorCode::kResourceExhausted, "out of memory");
+  bool done = false;
+  try {
+    done = crew.run(pool.num_threads(), schedule, n, task);
+  } catch (const std::bad_alloc&) {
+  }
+  return done ? ffi::Error::Success() : out_of_memory();
 }
 
 ffi::Error wrong(const std::string& what) { return ffi::Error::InvalidArgument(what); }
@@ -170,7 +177,7 @@ ffi::Error run_conv(ffi::ThreadPool pool, ConvState* state, Words first, Words s
     return run_conv_or_throw(pool, state, first, second, positive, negative, exponent, theta, out,
                              width, transposed);
   } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "out of memory");
+    return out_of_memory();
   }
 }
 

@@ -62,7 +62,7 @@ def weights_of(layer: PackedConv, *, tap_is_output: bool) -> Weights:
             return plane.reshape(taps * groups, WORD_BITS, 1, words)
         return plane.transpose(1, 0, 2).reshape(groups, WORD_BITS, taps, words)
 
-    negative = _negative(layer)
+    negative = negative_plane(layer)
     never = np.iinfo(np.int32).max
     least = jnp.pad(least_agreements(layer), ((0, 0), (0, 0), (0, missing)), constant_values=never)
     return Weights(
@@ -86,7 +86,7 @@ def least_agreements(layer: PackedConv) -> Array:
       convolution, every tap of which makes outputs of its own.
     """
     height, width, outputs, _ = layer.positive.shape
-    size = _count(layer.positive | _negative(layer))
+    size = _count(layer.positive | negative_plane(layer))
     if layer.exponent is not None:
         size = size + _count(layer.exponent[0]) + 3 * _count(layer.exponent[1])
     largest = (2**layer.activation_bits - 1) * size.sum(-1)  # [h, w, K]: of |a.w|, tap by tap
@@ -98,7 +98,15 @@ def least_agreements(layer: PackedConv) -> Array:
     return (theta + largest + 1) >> 1
 
 
-def _negative(layer: PackedConv) -> Array:
+def negative_plane(layer: PackedConv) -> Array:
+    """Bits of the weights below 0; of a binary layer those that are not positive.
+
+    Args:
+      layer: the layer.
+
+    Returns:
+      uint32 of the shape of ``layer.positive``.
+    """
     if layer.negative is not None:
         return layer.negative
     return ~layer.positive & jnp.asarray(valid_bits(layer.segments)).reshape(1, 1, 1, -1)

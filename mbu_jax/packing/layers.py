@@ -236,6 +236,9 @@ class PackedConv(PackedLayer):
         return self
 
 
+_LARGEST_SUM = 2.0**126  # engines also form four times a weight in float32
+
+
 @_register()
 @dataclasses.dataclass(frozen=True)
 class PackedHead(PackedLayer):
@@ -282,7 +285,8 @@ class PackedHead(PackedLayer):
         numbers = np.concatenate([weight * np.float32(2**bits - 1), bias[None]]).astype(np.float64)
         grids = np.where(numbers == 0, np.inf, _lowest_bit(np.concatenate([weight, bias[None]])))
         grid = grids.min(axis=0)
-        exact = np.isinf(grid) | (np.abs(numbers).sum(axis=0) <= 2.0**24 * grid)
+        largest = np.abs(numbers).sum(axis=0)
+        exact = np.isinf(grid) | (largest <= 2.0**24 * grid) & (largest < _LARGEST_SUM)
         _require(
             exact.all(), f"{name}.weight", "and bias need a grid on which float32 sums are exact"
         )

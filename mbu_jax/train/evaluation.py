@@ -74,6 +74,9 @@ class Evaluator:
 
         Returns:
           The scores, of all processes' images.
+
+        Raises:
+          ValueError: where a statistic is not finite.
         """
         return self.score(self.logits(params, stats), batches)
 

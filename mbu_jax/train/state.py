@@ -127,6 +127,9 @@ class Network:
 
         Returns:
           The thresholds for `apply_evaluation`.
+
+        Raises:
+          ValueError: where a statistic is not finite.
         """
         model = nnx.merge(self.evaluation, params, stats, self.thresholds)
         model.fold()

@@ -255,8 +255,10 @@ def test_an_unreadable_file_does_not_stop_the_rest(program, brightness):
 def test_bad_options_are_one_line(program, arguments, said):
     draw("a.png")
     Path("empty").mkdir()
+    before = set(Path.cwd().iterdir())
     code, out, err = program(*arguments)
     assert (code, out) == (2, "")
+    assert set(Path.cwd().iterdir()) == before
     assert err.startswith("error: ")
     assert said in err
     assert err.count("\n") == 1

@@ -2,7 +2,7 @@
 
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -249,45 +249,57 @@ def pixel_arguments(index: int, seed: int) -> tuple[tuple[Array, Array], PackedC
     return split_segments(x, spec.segments), layer, spec.size[2]
 
 
+def compiled(x: Any, layer: PackedConv, width: int) -> Callable[[Any, PackedConv], Array]:
+    """A program of its own, which has kept nothing yet."""
+    return jax.jit(lambda x, layer: pixels.CONV(x, layer, width=width)).lower(x, layer).compile()
+
+
+def fresh(x: Any, layer: PackedConv, width: int) -> np.ndarray:
+    return np.asarray(compiled(x, layer, width)(x, layer))
+
+
+def with_bit(plane: Array, allowed: np.ndarray) -> Array:
+    """Set the first bit that is allowed."""
+    values = np.array(plane)
+    at = np.unravel_index(np.flatnonzero(allowed)[0], allowed.shape)
+    values[at] |= allowed[at] & ~(allowed[at] - 1)
+    return jnp.asarray(values)
+
+
 @pytest.mark.parametrize("index", [2, 3, 4, 9])
 def test_changed_parameters_of_one_program_are_noticed(index: int) -> None:
     x, layer, width = pixel_arguments(index, seed=0)
-    program = jax.jit(lambda x, layer: pixels.CONV(x, layer, width=width)).lower(x, layer).compile()
-
-    def fresh(layer: PackedConv) -> np.ndarray:
-        return np.asarray(pixels.CONV(x, layer, width=width))
-
-    def changed(field: str, at: tuple[int, ...], bit: int) -> PackedConv:
-        values = np.array(getattr(layer, field))
-        values[at] ^= bit
-        other: dict[str, Any] = {field: jnp.asarray(values)}
-        if field == "positive" and layer.negative is not None:
-            other["negative"] = jnp.asarray(layer.negative) & ~other["positive"]
-        return dataclasses.replace(layer, **other)
-
-    first = changed("positive", (0, 0, 0, 0), 1)
-    others = [
-        layer,
-        first,
-        layer,
-        changed("positive", (-1, -1, -1, -1), 1),
-        changed("theta", (0, 0), -1),
-        changed("theta", (-1, -1), -1),
-        pixel_arguments(index, seed=1)[1],
-        layer,
+    assert layer.negative is not None
+    positive, negative = np.asarray(layer.positive), np.asarray(layer.negative)
+    zeros = ~(positive | negative) & valid_bits(layer.segments)
+    other: list[dict[str, Any]] = [
+        {"positive": with_bit(layer.positive, zeros)},
+        {"negative": with_bit(layer.negative, zeros)},
+        {"theta": layer.theta.at[0, 0].add(-7)},
+        {"theta": layer.theta.at[-1, -1].add(7)},
     ]
-    found = [np.asarray(program(x, other)) for other in others]
-    for planes, other in zip(found, others, strict=True):
-        np.testing.assert_array_equal(planes, fresh(other))
-    assert (found[0] != found[6]).any()
-    assert (found[0] != found[4]).any()
+    if layer.exponent is not None:
+        double, quadruple = np.asarray(layer.exponent)
+        ones = (positive | negative) & ~(double | quadruple)
+        other.append({"exponent": layer.exponent.at[0].set(with_bit(layer.exponent[0], ones))})
+        other.append({"exponent": layer.exponent.at[1].set(with_bit(layer.exponent[1], ones))})
+    layers = [dataclasses.replace(layer, **changes) for changes in other]
+    layers = [layer, *(one for changed in layers for one in (changed, layer))]
+    layers.append(pixel_arguments(index, seed=1)[1])
+    program = compiled(x, layer, width)
+    before = library.load().mbu_lists_made()
+    found = [np.asarray(program(x, one)) for one in layers]
+    assert library.load().mbu_lists_made() - before == len(other) + 2
+    for planes, one in zip(found, layers, strict=True):
+        np.testing.assert_array_equal(planes, fresh(x, one, width))
+    assert (found[0] != found[-1]).any()
 
 
 def test_networks_that_share_a_program_keep_their_lists() -> None:
     x, layer, width = pixel_arguments(2, seed=0)
     layers = [layer, *(pixel_arguments(2, seed)[1] for seed in range(1, 9))]
-    program = jax.jit(lambda x, layer: pixels.CONV(x, layer, width=width)).lower(x, layer).compile()
-    expected = [np.asarray(pixels.CONV(x, layer, width=width)) for layer in layers]
+    program = compiled(x, layer, width)
+    expected = [fresh(x, one, width) for one in layers]
 
     def made_by(indices: Sequence[int]) -> int:
         before = library.load().mbu_lists_made()
@@ -304,9 +316,10 @@ def test_networks_that_share_a_program_keep_their_lists() -> None:
 
 def test_threads_that_share_a_program_get_their_own_parameters_bits() -> None:
     x, layer, width = pixel_arguments(2, seed=0)
-    layers = [layer, *(pixel_arguments(2, seed)[1] for seed in (1, 2, 3))]
-    program = jax.jit(lambda x, layer: pixels.CONV(x, layer, width=width)).lower(x, layer).compile()
-    expected = [np.asarray(pixels.CONV(x, layer, width=width)) for layer in layers]
+    # More than a program keeps, so that each is dropped while others still read it.
+    layers = [layer, *(pixel_arguments(2, seed)[1] for seed in range(1, 12))]
+    program = compiled(x, layer, width)
+    expected = [fresh(x, one, width) for one in layers]
     wrong: list[int] = []
     together = threading.Barrier(len(layers))
 

@@ -19,19 +19,13 @@ from jax import Array, lax
 from mbu_jax.errors import InputError
 from mbu_jax.ops.batches import split_over_batch
 from mbu_jax.ops.bitsliced_lists import bitsliced_lists
-from mbu_jax.ops.counting import least_agreements
+from mbu_jax.ops.counting import least_agreements, negative_plane
 from mbu_jax.ops.gpu.calls import call
 from mbu_jax.ops.gpu.tuning import measured_tiles
 from mbu_jax.ops.head import popcount as head_popcount
 from mbu_jax.ops.stem import popcount as stem_popcount
 from mbu_jax.ops.transpose_bits.kernel import to_channels_kernel, to_pixels_kernel
-from mbu_jax.packing import (
-    PackedConv,
-    PackedHead,
-    PackedStem,
-    valid_bits,
-    word_count,
-)
+from mbu_jax.packing import PackedConv, PackedHead, PackedStem, word_count
 
 _LEAST_SLICES = 8  # planes worth 8 are added to four slices and carry into another
 _AT_ONCE = 16  # entries of a list
@@ -127,7 +121,7 @@ def conv(x: tuple[Array, Array], layer: PackedConv, listed: Listed, *, width: in
     entries = listed.lists.shape[3]
     sizes: dict[str, Any] = {
         "width": width, "entries": entries, "lists": listed.lists.shape[2],
-        "bits": _slices(layer), "tile": tile,
+        "bits": slice_count(layer), "tile": tile,
     }  # fmt: skip
 
     def run(first: Array, second: Array, *weights: Array) -> Array:
@@ -269,8 +263,15 @@ def _first_channels(segments: tuple[int, ...]) -> np.ndarray:
     return np.concatenate([first + np.arange(0, n, 32) for first, n in parts])
 
 
-def _slices(layer: PackedConv) -> int:
-    """Slices of a counter, which holds all sums and a sign."""
+def slice_count(layer: PackedConv) -> int:
+    """Slices of a counter, which holds all sums and a sign.
+
+    Args:
+      layer: the layer.
+
+    Returns:
+      How many.
+    """
     levels = 2**layer.activation_bits - 1
     magnitude = 1 if layer.exponent is None else 4
     taps = 1 if layer.transposed else 9
@@ -284,7 +285,7 @@ def _counted(layer: PackedConv) -> tuple[Array, Array, Array]:
     weights = _signed(layer)
     exponents = weights.shape[2] // 2
     levels = 2**layer.activation_bits - 1
-    half = jnp.int32(2 ** (_slices(layer) - 1))
+    half = jnp.int32(2 ** (slice_count(layer) - 1))
     least = least_agreements(layer)
     entries = lax.population_count(weights).astype(jnp.int32).sum((3, 4))  # [M/K, K, L]
     magnitudes = jnp.asarray([2**i for i in range(exponents)], jnp.int32).reshape(1, 1, -1)
@@ -304,9 +305,7 @@ def _signed(layer: PackedConv) -> Array:
 
     Negative weights come first, smaller magnitudes before larger ones.
     """
-    valid = jnp.asarray(valid_bits(layer.segments)).reshape(1, 1, 1, -1)
-    negative = ~layer.positive & valid if layer.negative is None else layer.negative
-    signs = jnp.stack([negative, layer.positive])[:, None]
+    signs = jnp.stack([negative_plane(layer), layer.positive])[:, None]
     if layer.exponent is not None:
         double, quadruple = layer.exponent
         signs = signs & jnp.stack([~(double | quadruple), double, quadruple])[None]

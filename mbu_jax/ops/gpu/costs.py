@@ -11,8 +11,11 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from mbu_jax.ops.gpu.bitsliced import slice_count
 from mbu_jax.ops.gpu.cost_rates import Rates
+from mbu_jax.ops.gpu.tensor_cores import exponent_count, factor_count
 from mbu_jax.ops.gpu.tuning import measured_tiles
+from mbu_jax.ops.gpu.weights import plane_count
 from mbu_jax.packing import PackedConv, word_count
 
 ASSUMED_DENSITY = 0.3
@@ -137,19 +140,18 @@ def popcount_conv(x: Activations, layer: PackedConv) -> list[Work]:
     """
     from triton_kernels.tiles import best_tile
 
-    weight_planes = {"binary": 1, "masked": 2, "pow2": 4}[layer.precision]
     groups, taps, makers = (
         word_count(layer.out_channels),
         _taps(layer),
         4 if layer.transposed else 1,
     )
     kernel = "up_conv2x2" if layer.transposed else "conv3x3"
-    tile = best_tile(x.words, weight_planes, measured=measured_tiles(kernel))
+    tile = best_tile(x.words, plane_count(layer), measured=measured_tiles(kernel))
     tiles = _tiles(x, tile.rows, tile.columns, joined=layer.transposed)
     words = tile.rows * tile.columns * 32 * taps * x.planes * x.words[4]
     # An adder leaves two of three words to count; with powers of two there are three counts.
     counted = 2 / 3 if taps == 9 else 1
-    counts = 3 if layer.precision == "pow2" else 1
+    counts = exponent_count(layer)
     adders = 2 / 3 * counts if taps == 9 else 0
     conv = Work(
         programs=tiles * groups * makers,
@@ -176,8 +178,7 @@ def bmma_conv(x: Activations, layer: PackedConv, capability: int) -> list[Work]:
     words, groups = x.words[4], word_count(layer.out_channels)
     if layer.transposed:
         groups *= 4
-    factors = 1 if layer.precision == "binary" else 2
-    exponents = 3 if layer.precision == "pow2" else 1
+    factors, exponents = factor_count(layer), exponent_count(layer)
     if fits(capability, _taps(layer), words, factors, exponents, groups):
         work = _of_warpgroups(x, layer, factors, groups)
     else:
@@ -260,9 +261,7 @@ def bitsliced_conv(x: Activations, layer: PackedConv, density: float) -> list[Wo
         channels, height, row, images=images, planes=planes, makers=makers,
         measured=measured_tiles(kernel),
     )  # fmt: skip
-    levels, magnitudes = 2**planes - 1, 3 if layer.precision == "pow2" else 1
-    largest = levels * (4 if magnitudes == 3 else 1) * taps * inputs
-    slices = max(8, (largest + 1).bit_length() + 1)
+    magnitudes, slices = exponent_count(layer), slice_count(layer)
     tile = fitting(tile, slices=slices, lists=2 * magnitudes)
     entries = taps * inputs * (1.0 if layer.precision == "binary" else density)
     # Sixteen at a time, of every list.

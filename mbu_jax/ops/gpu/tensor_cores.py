@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from mbu_jax.ops.counting import least_agreements
+from mbu_jax.ops.counting import least_agreements, negative_plane
 from mbu_jax.ops.gpu.target import absent as kernels_absent
 from mbu_jax.ops.gpu.target import target
 from mbu_jax.ops.gpu.warpgroups import arranged_slabs
@@ -149,7 +149,7 @@ def arranged_least(layer: PackedConv, form: Form | Slab) -> Array:
     if layer.precision == "binary":
         least = least_agreements(layer)
         if form.by_and:
-            least = least - levels * _size(_negative(layer), layer)
+            least = least - levels * _size(negative_plane(layer), layer)
     elif form.by_and:
         least = least_agreements(layer)
     else:
@@ -173,15 +173,9 @@ def _valid(layer: PackedConv) -> Array:
     return jnp.asarray(valid_bits(layer.segments)).reshape(1, 1, 1, -1)
 
 
-def _negative(layer: PackedConv) -> Array:
-    if layer.negative is not None:
-        return layer.negative
-    return _valid(layer) & ~layer.positive
-
-
 def _factors(layer: PackedConv, *, by_and: bool) -> Array:
     """[E, F, h, w, K, N] uint32; the sums that they make are at the head of this module."""
-    positive, negative = layer.positive, _negative(layer)
+    positive, negative = layer.positive, negative_plane(layer)
     if layer.precision == "binary":
         return (positive if by_and else negative)[None, None]
     magnitudes: list[Array | None] = [None]
