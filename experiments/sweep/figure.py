@@ -103,7 +103,7 @@ def _draw_shapley(axes: Axes, shapley: Mapping[str, Any] | None) -> None:
     one_seed = (shapley["unit"], shapley["samples"]) == ("seeds", 1)
     spread = "within one seed" if one_seed else f"over {shapley['unit']}"
     axes.set_ylabel(f"Dice (bars: 95 % confidence {spread})")
-    axes.legend(fontsize=8)
+    _legend_above(axes)
     _finish_layers(axes)
 
 
@@ -132,7 +132,7 @@ def _draw_costs(axes: Axes, networks: Sequence[Mapping[str, Any]], cost: str) ->
     axes.set_ylabel("Dice (mean over trainings; bar: lowest to highest)")
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
-    axes.legend(fontsize=8)
+    _legend_above(axes)
 
 
 def _draw_line(axes: Axes, networks: Sequence[Mapping[str, Any]], cost: str, **style: Any) -> None:
@@ -147,3 +147,10 @@ def _finish_layers(axes: Axes) -> None:
     axes.set_xticks(_PLACES, LAYER_NAMES, rotation=45, ha="right", rotation_mode="anchor")
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
+
+
+def _legend_above(axes: Axes) -> None:
+    """A legend with room of its own, since points may lie anywhere."""
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, top + 0.25 * (top - bottom))
+    axes.legend(fontsize=8, loc="upper right")
