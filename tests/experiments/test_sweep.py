@@ -110,7 +110,6 @@ def test_a_finished_sweep_only_writes_its_report(swept: Path, capsys: Any) -> No
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"permutations": 3}, "other series"),
         ({"seed": 1}, "other series"),
         ({"chunk_members": 4}, "other chunk_members"),
         ({"dataset": "nuclei"}, "other dataset"),
