@@ -77,7 +77,7 @@ def _check_size(name: str, size: tuple[int, int] | None) -> None:
         raise InputError(f"option {name} is {size}; give a height and a width of at least 1")
 
 
-_WAITING_BYTES = 2**30
+_WAITING_BYTES = 2**30  # of images to evaluate that wait for others of their size
 
 
 class PreparedImages:

@@ -40,7 +40,7 @@ class PreparedSource:
         self._split = split
         try:
             metadata = json.loads((directory / "metadata.json").read_text())
-            ids, _ = metadata["ids"], metadata["content"]
+            ids, self._content = metadata["ids"], metadata["content"]
             sizes = {name: (directory / name).stat().st_size for name in metadata["bytes"]}
             builder: Any = tfds.builder_from_directory(directory)
             # Decoded here: TFDS needs OpenCV for 16-bit images.
@@ -68,7 +68,7 @@ class PreparedSource:
     @property
     def facts(self) -> dict[str, Any]:
         """What a run keeps to know the data by: a name for the content."""
-        return {"content": self.metadata["content"]}
+        return {"content": self._content}
 
     def __len__(self) -> int:
         return len(self.ids)
