@@ -17,23 +17,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.benchmark.carried import checks, group, images, nvml, shifts
+from experiments.benchmark.carried import checks, group, images, nvml
 from experiments.benchmark.carried.clock import Clock
 from experiments.benchmark.carried.errors import CarriedError
 from experiments.benchmark.carried.folder import Folder
 from experiments.benchmark.config import BenchmarkConfig, GpuOptions, NetworkOptions
 from experiments.benchmark.gpu import command, exporting
-from experiments.benchmark.gpu.charts import draw
 from experiments.benchmark.gpu.float_unet import float_unet
 from experiments.benchmark.gpu.layers import LayerProgram, layer_programs
 from experiments.benchmark.gpu.programs import Machine
-from experiments.benchmark.gpu.rows import GpuRow, rows_of
-from experiments.benchmark.gpu.stages import split
-from experiments.benchmark.gpu.tables import fastest_fp16, floor_of, tables
+from experiments.benchmark.gpu.tables import tables
 from mbu_jax.errors import InputError
-from mbu_jax.ops.gpu.target import compute_capability
-from mbu_jax.unet import UNetConfig
-from tests.random_packed import random_packed
 
 ROOT = Path(__file__).parents[2]
 CONFIG = BenchmarkConfig(
@@ -311,119 +305,6 @@ def test_results_that_are_none_are_refused(content: str, message: str, tmp_path:
         command.read_report(file)
 
 
-def test_tables_compare_with_the_fastest_peer_that_is_right() -> None:
-    def row(ms: float, *, right: bool = True, joules: float = 1.0) -> dict[str, Any]:
-        return {
-            "seconds": [ms / 1000] * 3,
-            "median": ms / 1000,
-            "quartiles": [ms / 1000] * 2,
-            "latency": ms / 500,
-            "images_per_second": 1000 / ms,
-            "shift": 0,
-            "energy": {"joules_per_image": joules},
-            "memory": {"peak_bytes": 10**6},
-            "agreement": {"pixels": 4, "different_pixels": 1, "right": right},
-        }
-
-    ours = row(2.0, joules=0.1) | {
-        "agreement": {"images": 8, "different_images": 3, "right": False}
-    }
-    rows = {"xla-fp16": row(20.0), "torch-fp16": row(10.0, right=False), "mbu:auto": ours}
-    group = {"size": [512, 512], "batch": 64, "rows": rows, "not_measured": {"torch-fp32": "why"}}
-    about = {name: {"engine": name.rpartition("-")[2], "ours": False} for name in rows}
-    about["mbu:auto"] = {"engine": "auto", "ours": True}
-    assert fastest_fp16(group, about) == "xla-fp16"
-    report = {
-        "machine": {"name": "a GPU", "driver": "1", "idle_watts": 70.0, "versions": {}, "cores": 1},
-        "networks": {},
-        "ceilings": {"copy": {"amount": 3e9, "samples": [0.002, 0.001], "unit": "bytes"}},
-        "groups": [group],
-        "rows": about,
-        "layers": [
-            {
-                "layer": "head",
-                "network": "mbu",
-                "engine": "bmma",
-                "batch": 64,
-                "size": [512, 512],
-                "work": {"bytes": 3e6},
-                "samples": [4e-6, 5e-6, 2e-6],
-            }
-        ],
-        "not_reached": [],
-    }
-    text = tables(report)
-    assert "mma.sync" not in text
-    (line,) = (line for line in text.splitlines() if line.startswith("mbu:auto"))
-    cells = line.split()
-    assert cells[1] == "2.00"
-    assert cells[5:8] == ["10.00", "100", "10.00"]
-    assert line.endswith("WRONG in 3 of 8 images")
-    assert "torch-fp32: not measured, why" in text
-    assert next(line for line in text.splitlines() if line.startswith("copy")).split()[1] == "3"
-    assert next(line for line in text.splitlines() if line.startswith("head")).split() == [
-        *("head", "4.0", "1.0", "25%"),
-    ]
-    report["layers"][0]["work"] = {"wgmma_macs": 3e6}
-    assert "the rate of wgmma was not measured" in tables(report)
-    report["ceilings"]["wgmma"] = report["ceilings"]["copy"]
-    assert "mma.sync" not in tables(report)
-
-
-def test_a_picture_of_little_is_drawn(tmp_path: Path) -> None:
-    report = {"machine": {"versions": {}}, "groups": [], "layers": [], "rows": {}, "ceilings": {}}
-    draw(report, tmp_path / "chart.png")
-    assert (tmp_path / "chart.png").stat().st_size > 1000
-
-
-def test_a_floor_is_the_longest_of_its_parts() -> None:
-    ceilings = {
-        "copy": {"amount": 1e12, "samples": [1.0]},
-        "bmma": {"amount": 1e15, "samples": [2.0, 1.0]},
-    }
-    assert floor_of({"bytes": 1e6, "bmma_macs": 5e9}, ceilings) == pytest.approx(5e-6)
-    assert floor_of({"bytes": 1e7, "bmma_macs": 5e9}, ceilings) == pytest.approx(1e-5)
-    assert floor_of({"bytes": 1e7, "lop3": 5e9}, ceilings) is None
-    # Products of warpgroups at their own rate, or at that of warps where it is not known.
-    work = {"bytes": 1e6, "wgmma_macs": 5e9}
-    assert floor_of(work, ceilings) == pytest.approx(5e-6)
-    ceilings["wgmma"] = {"amount": 2e15, "samples": [1.0]}
-    assert floor_of(work, ceilings) == pytest.approx(2.5e-6)
-
-
-def test_the_work_of_a_layer_is_counted() -> None:
-    params = random_packed(UNetConfig.preset("binary", width=32))
-    work = {
-        engine: {made.name: made.work for made in layer_programs(params, engine, 2, 16, 32)}
-        for engine in ("xla", "bmma")
-    }
-    conv = params.convs["down_c1.conv2"]
-    assert conv.precision == "binary"
-    macs = 2 * 8 * 16 * 9 * 64 * 64
-    assert work["bmma"]["down_c1.conv2"]["bmma_macs"] == macs
-    with compute_capability(90):
-        on_h100 = {made.name: made.work for made in layer_programs(params, "bmma", 2, 16, 32)}
-    kinds = {name: [kind for kind in work if kind != "bytes"] for name, work in on_h100.items()}
-    assert kinds["down_c1.conv2"] == ["bmma_macs"]  # too few words
-    assert kinds["down_c4.conv2"] == ["wgmma_macs"]
-    assert on_h100["down_c4.conv2"]["wgmma_macs"] == work["bmma"]["down_c4.conv2"]["bmma_macs"]
-    # Input and output of 2 words a pixel, weights, thresholds.
-    moved = 2 * (2 * 8 * 16 * 2 * 4) + 9 * 64 * 2 * 4 + 64 * 4
-    assert work["xla"]["down_c1.conv2"] == {"bytes": moved}
-
-
-def test_a_function_is_divided_by_what_it_depends_on() -> None:
-    def function(weights: list[jax.Array], inputs: list[jax.Array]) -> jax.Array:
-        return jnp.sort(weights[0] * weights[1])[:3] + inputs[0]
-
-    specs = [jax.ShapeDtypeStruct((5,), np.float32)] * 2
-    first, rest, between = split(function, specs, [jax.ShapeDtypeStruct((3,), np.float32)])
-    assert [spec.shape for spec in between] == [(3,)]
-    weights = [jnp.arange(5.0), jnp.arange(5.0)[::-1]]
-    x = jnp.ones(3)
-    np.testing.assert_array_equal(rest(first(weights), [x]), function(weights, [x]))
-
-
 def test_float_weights_are_drawn_anew(exported: Path) -> None:
     from experiments.benchmark.carried import weights
 
@@ -443,38 +324,6 @@ def test_float_weights_are_drawn_anew(exported: Path) -> None:
     about["drawn"]["head.weight"]["sha256"] = "other"
     with pytest.raises(RuntimeError, match=r"other numbers for head\.weight"):
         weights.read(about["drawn"], {})
-
-
-def test_images_of_a_batch_differ_and_repeat() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
-    batch = images.batch_of(picture, 10)
-    assert len({images.digest(image.astype(np.float32)) for image in batch}) == images.DISTINCT
-    np.testing.assert_array_equal(batch[0], picture)
-    np.testing.assert_array_equal(batch[9], batch[1])
-
-
-def test_rows_that_memory_cannot_hold_take_shifts() -> None:
-    rows = [{"name": str(i), "bytes_per_pixel": need} for i, need in enumerate((1, 40, 30, 20))]
-    found = shifts.divide(rows, 10**9, 80 * 10**9)
-    assert [[row["name"] for row in shift] for shift in found] == [["0", "1", "3"], ["2"]]
-    assert shifts.divide(rows, 10**9, None) == [rows]
-
-
-def test_every_network_has_rows_and_those_that_are_compared_come_first() -> None:
-    rows = rows_of(None, ["bmma", "popcount", "bitsliced"], main=True)
-    names = [row.name for row in rows]
-    assert {"mbu:auto", "all_masked-2bit:bitsliced", "binary:popcount", "xla-bf16"} <= set(names)
-    assert {row.engine for row in rows[:4]} == {"auto"}
-    assert {row.engine for row in rows[4:7]} == {"fp16"}
-    # On a GPU of 80 GB these are alive at once, in the largest batch.
-    entries = [row.entry({}) for row in rows]
-    together = shifts.divide(entries, 64 * 512 * 512, 80 * 10**9)[0]
-    assert [entry["name"] for entry in together][:7] == names[:7]
-    assert GpuRow.parse("binary:auto").implementation is None
-    assert len(rows_of(None, ["bmma", "popcount", "bitsliced"], main=False)) < len(rows)
-    for bad in (["nonsense"], ["mbu:magic"], ["xla-fp16", "xla-fp16"], []):
-        with pytest.raises(InputError):
-            rows_of(bad, ["bmma"], main=True)
 
 
 @pytest.mark.parametrize(
