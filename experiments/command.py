@@ -22,14 +22,16 @@ import tyro
 from mbu_jax.errors import InputError
 
 _BAD_INPUT, _INTERRUPTED, _NOBODY_READS = 2, 130, 141
+_OUT_OF_REACH = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def run(main: Callable[[], None]) -> None:
     """Run a program and turn what the user can mend into one line on standard error.
 
-    An :class:`mbu_jax.errors.InputError` or a full disk prints ``error: ...`` and exits with code
-    2; Ctrl-C exits with code 130; where what reads the output has ended, as ``head`` does, the code
-    is 141. Anything else is a fault of the program and keeps its traceback.
+    An :class:`mbu_jax.errors.InputError`, a full disk, or a path that the system does not let the
+    program look at prints ``error: ...`` and exits with code 2; Ctrl-C exits with code 130; where
+    what reads the output has ended, as ``head`` does, the code is 141. Anything else is a fault of
+    the program and keeps its traceback.
 
     Args:
       main: The program.
@@ -56,6 +58,8 @@ def run(main: Callable[[], None]) -> None:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             raise SystemExit(_NOBODY_READS) from None
+        if isinstance(error, OSError) and error.errno in _OUT_OF_REACH and error.filename:
+            _exit(f"error: {error.filename} cannot be used ({error.strerror})", _BAD_INPUT)
         full = disk_full(error)
         if full is None:
             raise

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from experiments import command
+from experiments.predict import network_size
 from mbu_jax.errors import InputError
 from mbu_jax.export import export
 from mbu_jax.files import write_bytes_atomic
@@ -23,6 +24,8 @@ with open("{path}", "rb") as file:
 images = np.zeros({shape}, np.{dtype})
 masks = np.asarray(segment(images)){classes}
 """
+
+_DEFAULT_SIZE = (512, 512)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +51,9 @@ class ExportConfig:
     compute_capability: int | None = None
     """Of the GPU it is for, such as 90 for an H100; by default that of the GPU here."""
 
-    image_size: tuple[int, int] = (512, 512)
-    """Height and width of the images that it takes."""
+    image_size: tuple[int, int] | None = None
+    """Height and width of the images that it takes; by default those that the run scaled its images
+    to, or 512x512 where it scaled none."""
 
     batch_size: int | Literal["any"] = 1
     """Images at once; any, on a CPU alone, takes as many as it is given, one after another."""
@@ -68,11 +72,13 @@ def main() -> None:
     model = options.model / "model.safetensors" if options.model.is_dir() else options.model
     params = load_packed(model)
     config = params.config
+    trained_size = network_size(None, model)
+    size = network_size(options.image_size, model) or _DEFAULT_SIZE
     batch = None if options.batch_size == "any" else options.batch_size
     print(f"compiling {model} for {options.platform}, which may take a minute …", file=sys.stderr)
     program = export(
         params,
-        (batch, *options.image_size, config.in_channels),
+        (batch, *size, config.in_channels),
         platform=options.platform,
         compute_capability=options.compute_capability,
         implementation=options.implementation,
@@ -84,11 +90,17 @@ def main() -> None:
         raise InputError(f"{options.out} cannot be written ({error.strerror})") from error
     loader = LOADER.format(
         path=options.out,
-        shape=(batch or 1, *options.image_size, config.in_channels),
+        shape=(batch or 1, *size, config.in_channels),
         dtype=options.dtype,
         classes="[..., 0] > 0" if config.classes == 1 else ".argmax(-1)",
     )
     print(f"{options.out}: {len(program):,} bytes; where JAX is installed:\n\n{loader}")
+    if trained_size is not None:
+        print(
+            "The network was trained on images scaled to {}x{}: scale yours, too.".format(
+                *trained_size
+            )
+        )
 
 
 if __name__ == "__main__":

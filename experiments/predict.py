@@ -361,7 +361,7 @@ def _files(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
         raise InputError(f"{text} does not exist; name an image, a folder or a video")
     kinds = PICTURE_SUFFIXES | VIDEO_SUFFIXES
     files = sorted(p for p in candidates if p.suffix.lower() in kinds and p.is_file())
-    files = [p for p in files if not _is_result(p, out)]
+    files = [p for p in files if not (_is_result(p, out) or _is_hidden(p.relative_to(root)))]
     if not files:
         raise InputError(f"{text} holds no picture or video (PNG, JPEG, GIF, TIFF, BMP, MP4 …)")
     for file in files:
@@ -370,6 +370,11 @@ def _files(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
 
 def _first_wildcard(path: Path) -> int:
     return next(i for i, part in enumerate(path.parts) if _WILDCARDS.search(part))
+
+
+def _is_hidden(path: Path) -> bool:
+    """Such as the ``._name`` that a Mac puts beside every file it copies."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _is_result(path: Path, out: Path) -> bool:

@@ -14,12 +14,12 @@ from mbu_jax.errors import InputError
 from mbu_jax.images import check_image_dtype
 from mbu_jax.layers import (
     DoubleConv,
-    Folding,
     Head,
     Precision,
     QuantizationOptions,
     Stem,
     Up,
+    fold,
 )
 from mbu_jax.masking import mask_cheapest
 from mbu_jax.quantizers import SteGradient, Ternarizer
@@ -270,9 +270,7 @@ class UNet(nnx.Module):
 
     def fold(self) -> None:
         """Refresh the thresholds and the head's exact weights; `eval` does it for you."""
-        for _, module in nnx.iter_modules(self):
-            if isinstance(module, Folding):
-                module.fold()
+        fold(self)
 
     def eval(self, **attributes: Any) -> None:
         """Switch to evaluation mode: fold BatchNorm into thresholds and use those from now on.

@@ -19,6 +19,7 @@ from mbu_jax.export import export
 from mbu_jax.inference import infer
 from mbu_jax.packing import PackedUNet
 from mbu_jax.saving import save_packed
+from mbu_jax.train.rundir import RunDirectory
 from mbu_jax.unet import UNetConfig
 from tests.random_packed import random_packed
 
@@ -169,6 +170,21 @@ def test_the_commands_file_runs_as_the_readme_says(
     expected = np.asarray(infer(params, jnp.asarray(images)))[..., 0] > 0
     np.testing.assert_array_equal(np.load("masks.npy"), expected)
     assert 0 < expected.mean() < 1
+
+
+def test_a_run_that_scaled_its_images_says_so(params, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(program, "export", lambda *_, **__: b"a program")
+    RunDirectory(tmp_path).create_or_resume({"data": {"image_size": [48, 80]}})
+    save_packed("model.safetensors", params)
+    said = "The network was trained on images scaled to 48x80: scale yours, too.\n"
+    code, out, _ = run_command(monkeypatch, capsys)
+    assert code == 0
+    assert "images = np.zeros((1, 48, 80, 3), np.uint8)" in out
+    assert out.endswith(said)
+    _, out, _ = run_command(monkeypatch, capsys, "--image-size", "16", "32", "--overwrite")
+    assert "images = np.zeros((1, 16, 32, 3), np.uint8)" in out
+    assert out.endswith(said)
 
 
 @pytest.mark.parametrize(

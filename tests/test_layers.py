@@ -18,6 +18,7 @@ from mbu_jax.layers import (
     Conv3x3,
     DoubleConv,
     Folded,
+    Folding,
     Head,
     LatentWeight,
     NormActivation,
@@ -26,6 +27,7 @@ from mbu_jax.layers import (
     Stem,
     Up,
     UpConv2x2,
+    fold,
     latent_initializer,
     quantize_weight,
 )
@@ -264,6 +266,32 @@ def test_modes_and_folding() -> None:
     set_norm(layer, float("nan"), 0.0, 0.0, 1.0)
     with pytest.raises(ValueError, match="not finite"):
         layer.fold()
+
+
+def test_a_model_of_ones_own_is_folded_as_a_whole() -> None:
+    class Classifier(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs) -> None:
+            options = QuantizationOptions()
+            self.parts = nnx.List([Stem(3, 8, options, rngs=rngs)])
+            self.head = Head(8, 2, options, rngs=rngs)
+
+        def __call__(self, x: Array) -> Array:
+            return self.head(self.parts[0](x))
+
+    images = jnp.asarray(np.random.default_rng().random((2, 9, 7, 3)), jnp.float32)
+    model = Classifier(nnx.Rngs(0))
+    model(images)  # statistics other than those at the start
+    model.eval()
+    assert jnp.isnan(model(images)).all()
+    by_hand = nnx.clone(model)
+    stem = by_hand.parts[0]
+    assert isinstance(stem.conv1, Folding)
+    for layer in (stem.conv1, stem.norm1, stem.norm2, by_hand.head):
+        layer.fold()
+    fold(model)
+    logits = model(images)
+    np.testing.assert_array_equal(logits, by_hand(images))
+    assert jnp.unique(logits).size > 2
 
 
 def test_thresholds_are_not_parameters() -> None:

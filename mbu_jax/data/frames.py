@@ -15,6 +15,7 @@ from PIL import (
     GifImagePlugin,
     Image,
     ImageFile,
+    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -35,7 +36,8 @@ VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".m
 
 _PNG, _GIF, _JPEG, _BMP = b"\x89PNG\r\n\x1a\n", b"GIF8", b"\xff\xd8\xff", b"BM"
 _TIFF = (b"II*\0", b"MM\0*")
-_BITS_PER_SAMPLE = 258  # TIFF tag
+# TIFF tags.
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _EXTRA_SAMPLES = 258, 262, 277, 338
 
 # What turns a picture upright, by its EXIF orientation; 1 is upright already.
 _TURNS: dict[Any, Image.Transpose] = {
@@ -126,11 +128,13 @@ def decode_frames(data: bytes, name: str) -> Frames:
     if count == 1:
         return Frames(1, iter([_upright(still, picture)]))
     pages = (_page(picture, i, name) for i in range(count))
-    return Frames(count, (_upright(_rgb(page), page) for page in pages))
+    return Frames(count, (_upright(_rgb(page, name), page) for page in pages))
 
 
 def decode_labels(data: bytes, name: str) -> Image.Image:
     """Decode the one picture of a file as it is stored, for its numbers rather than its colours.
+
+    It is turned as an image is, by its EXIF orientation.
 
     Args:
       data: the bytes of a PNG, GIF, TIFF or BMP file.
@@ -148,10 +152,15 @@ def decode_labels(data: bytes, name: str) -> Image.Image:
         picture = decode(data, name)
         pages = _decoded(lambda: getattr(picture, "n_frames", 1), name)
         check_one_page(pages, name)
-        return picture
+        turn = _turn(picture)
+        return picture if turn is None else picture.transpose(turn)
     stack, pages = _open_tiff(data, name)
     check_one_page(pages, name)
-    return _page(stack, 0, name)
+    page = _page(stack, 0, name)
+    # Where the tag says, or Pillow assumes, that 0 is white, as for Fiji's inverting tables, Pillow
+    # inverts 8 bits, for the eye. Of 1 bit there are no numbers to keep: black and white are meant.
+    inverted = page.mode == "L" and stack.tag_v2.get(_PHOTOMETRIC, 0) == 0
+    return ImageOps.invert(page) if inverted else page
 
 
 def check_one_page(pages: int | None, name: str) -> None:
@@ -179,6 +188,13 @@ def _tiff(data: bytes, name: str) -> Frames:
     for index in range(count):
         _decoded(lambda index=index: picture.seek(index), name)
         check_size(picture.width, picture.height, name)
+        samples: Any = picture.tag_v2.get(_SAMPLES_PER_PIXEL, 1)
+        unspecified = 0 in picture.tag_v2.get(_EXTRA_SAMPLES, ())
+        if samples > 4 or (unspecified and len(picture.getbands()) == 1):
+            raise InputError(
+                f"{name} has {samples} channels, which are neither RGB nor grey with alpha; save"
+                " those to be used as grey or RGB"
+            )
         bits: Any = picture.tag_v2.get(_BITS_PER_SAMPLE, (1,))
         deep_colour = max(bits) > 8 and len(bits) > 1
         if deep_colour or picture.mode in ("I", "F"):
@@ -193,7 +209,7 @@ def _tiff(data: bytes, name: str) -> Frames:
         page = _page(picture, index, name)
         values = _deep(page)
         if values is None:
-            return _rgb(page)
+            return _rgb(page, name)
         return np.repeat(to_8_bits(values, brightest)[..., None], 3, axis=2)
 
     return Frames(count, map(frame, range(count)))
@@ -266,13 +282,17 @@ def _decoded[T](work: Callable[[], T], name: str) -> T:
 
 
 def _upright(pixels: np.ndarray, picture: Image.Image) -> np.ndarray:
-    """The pixels turned as the picture's EXIF says; one that cannot be read says nothing."""
+    turn = _turn(picture)
+    return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
+
+
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    """What the picture's EXIF asks for; one that cannot be read asks for nothing."""
     orientation = 1
     with contextlib.suppress(*DECODING_ERRORS), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other tags
         orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    turn = _TURNS.get(orientation)
-    return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
+    return _TURNS.get(orientation)
 
 
 def _deep(page: Image.Image) -> np.ndarray | None:
@@ -280,5 +300,5 @@ def _deep(page: Image.Image) -> np.ndarray | None:
     return np.asarray(page).astype(np.uint16) if page.mode.startswith("I;16") else None
 
 
-def _rgb(page: Image.Image) -> np.ndarray:
-    return np.array(without_alpha(page).convert("RGB"))
+def _rgb(page: Image.Image, name: str) -> np.ndarray:
+    return _decoded(lambda: np.array(without_alpha(page).convert("RGB")), name)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
+from PIL import PngImagePlugin
 
 from mbu_jax.data.example import Example
 from mbu_jax.data.splits import SPLITS
@@ -91,7 +91,8 @@ class PreparedSource:
 
 
 def _decode(png: bytes) -> np.ndarray:
-    return np.array(Image.open(io.BytesIO(png)))
+    # Image.open has a limit of its own, below the one that the picture was let in by.
+    return np.array(PngImagePlugin.PngImageFile(io.BytesIO(png)))
 
 
 def _damaged(directory: Path) -> InputError:

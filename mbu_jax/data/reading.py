@@ -186,6 +186,8 @@ def without_alpha(picture: Image.Image) -> Image.Image:
       (1, 2, 3)
     """
     picture.info.pop("transparency", None)
+    if picture.mode == "La":  # alpha is multiplied in
+        picture = picture.convert("LA")
     if picture.mode == "LA":
         return picture.getchannel("L")
     return picture if picture.mode in _GREY_MODES else picture.convert("RGB")

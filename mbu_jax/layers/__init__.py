@@ -10,7 +10,7 @@ No module shares a reference with another, so NNX's graph mode and tree mode bot
 
 from mbu_jax.layers.blocks import DoubleConv, Up
 from mbu_jax.layers.convolutions import Conv3x3, UpConv2x2
-from mbu_jax.layers.folding import Folded, Folding
+from mbu_jax.layers.folding import Folded, Folding, fold
 from mbu_jax.layers.head import Head
 from mbu_jax.layers.latent_weights import (
     LatentWeight,
@@ -36,6 +36,7 @@ __all__ = [
     "Stem",
     "Up",
     "UpConv2x2",
+    "fold",
     "latent_initializer",
     "quantize_weight",
 ]

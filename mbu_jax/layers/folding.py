@@ -43,3 +43,28 @@ class Folding(nnx.Module):
 
     def _fold(self) -> None:
         raise NotImplementedError
+
+
+def fold(model: nnx.Module) -> None:
+    """Refresh what all layers of a model evaluate with; call it before the model's ``eval()``.
+
+    `UNet.eval` does it for you. In a model of your own that was never folded, stem and head give
+    NaN in evaluation mode, so that it cannot pass for a trained one.
+
+    Args:
+      model: any module, with `Folding` layers anywhere in it.
+
+    Raises:
+      InputError: under ``jit`` or another transformation, where values are not known.
+
+    Example:
+      >>> from mbu_jax.layers import Head
+      >>> model = nnx.Sequential(Head(4, 2, QuantizationOptions(), rngs=nnx.Rngs(0)))
+      >>> fold(model)
+      >>> model.eval()
+      >>> bool(jax.numpy.isfinite(model(jax.numpy.ones((1, 2, 2, 4)))).all())
+      True
+    """
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, Folding):
+            module.fold()

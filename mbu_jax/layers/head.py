@@ -45,8 +45,8 @@ class Head(Folding):
         self.bias = nnx.Param(jnp.zeros((classes,), jnp.float32))
         self.dtype = jnp.dtype(dtype)
         if options.activation_bits < 32:
-            self.exact_weight = Folded(jnp.zeros((in_channels, classes), jnp.float32))
-            self.exact_bias = Folded(jnp.zeros((classes,), jnp.float32))
+            self.exact_weight = Folded(jnp.full((in_channels, classes), jnp.nan, jnp.float32))
+            self.exact_bias = Folded(jnp.full((classes,), jnp.nan, jnp.float32))
 
     def _fold(self) -> None:
         largest = 2**self.options.activation_bits - 1

@@ -48,7 +48,7 @@ class ImageConv3x3(Conv3x3, Folding):
     ):
         super().__init__(in_channels, out_channels, "float32", options, dtype=dtype, rngs=rngs)
         if options.activation_bits < 32:
-            self.exact_weight = Folded(jnp.zeros_like(self.weight[...]))
+            self.exact_weight = Folded(jnp.full_like(self.weight[...], jnp.nan))
 
     def _fold(self) -> None:
         integers, step = round_image_weights(self.weight[...])

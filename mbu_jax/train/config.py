@@ -321,6 +321,7 @@ class TrainConfig:
 RESUMABLE = frozenset(
     {"workdir", "data_dir", "prepared_dir", "tensorboard", "samples", "keep_checkpoints"}
     | {"checkpoint_steps", "cluster", "data.workers", "data.prefetch", "data.cache_gib"}
+    | {"eval_batch_size"}
 )
 """Options that may differ when a run is resumed: they do not change what is trained."""
 

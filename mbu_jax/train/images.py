@@ -68,8 +68,8 @@ def images_of_run(
       The images.
 
     Raises:
-      InputError: for a folder that is no run, a run that does not name its data, or data that
-        cannot be used.
+      InputError: for a folder that is no run, a run that does not name its data, data that cannot
+        be used, or, unless ``data_dir`` is given, that have changed since the run.
 
     Example:
       >>> from mbu_jax.train.rundir import RunDirectory
@@ -94,6 +94,13 @@ def images_of_run(
         prepared_dir=found[2],
         classes=classes,
     )
+    facts = config.get("found")
+    trained_on = facts.get("content") if isinstance(facts, dict) else None
+    if data_dir is None and trained_on not in (None, source.facts.get("content")):
+        raise InputError(
+            f"the data of {run} have changed since it was trained; restore them, or name them with "
+            "--data-dir as other data"
+        )
     size = image_size or trained_size
     return PreparedImages(source, None if size is None else (size[0], size[1]))
 

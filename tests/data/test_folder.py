@@ -15,8 +15,9 @@ from PIL import Image
 
 from mbu_jax.data import open_source, split_of
 from mbu_jax.data.archives import Entry
-from mbu_jax.data.builder import Record
+from mbu_jax.data.builder import Record, SegmentationBuilder
 from mbu_jax.data.folder.classes import MAX_CLASSES, find_classes, read_labels
+from mbu_jax.data.folder.folder_dataset_builder import Builder
 from mbu_jax.data.folder.layout import find_records, split_records
 from mbu_jax.data.frames import read_frames
 from mbu_jax.errors import InputError
@@ -151,6 +152,20 @@ def test_a_second_opening_does_not_read_the_files_again(root, monkeypatch):
     np.testing.assert_array_equal(opened(root)[2]["image"], first["image"])
 
 
+def test_a_copy_by_an_older_reading_is_made_anew(root, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr(Builder, "VERSION", SegmentationBuilder.VERSION)
+        opened(root)
+    monkeypatch.setattr(Builder, "read", None)
+    with pytest.raises(TypeError):
+        opened(root)
+
+
+def test_large_images_are_read_whatever_pillow_s_limit(root, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    assert [example["mask"].size for example in opened(root)] == [63] * 6
+
+
 def test_names_decide_the_split(tmp_path):
     root = tmp_path / "cells"
     for name in range(12):
@@ -197,6 +212,27 @@ def test_the_user_may_split(tmp_path):
     assert opened(root, "train").ids == [f"train/slide/{n}" for n in "abc"]
     assert opened(root, "validation").ids == [f"validation/slide/{n}" for n in "ad"]
     assert opened(root).facts["split_by"] == "folders"
+
+
+@pytest.mark.parametrize("sides", [("train", "val"), ("Training", "Validation"), ("TEST",)])
+def test_a_split_inside_images_is_told(root, sides):
+    for side in sides:
+        pair(root, f"{side}/g")
+    assert refusal(root).endswith(
+        f"cells/images holds {', '.join(f'{side}/' for side in sides)}, but sub-folders of images/"
+        " do not decide what is trained on; give a folder with images/ and masks/ (or instances/),"
+        " or with train/ and validation/ that hold these"
+    )
+
+
+def test_sub_folders_of_sides_may_have_any_name(tmp_path):
+    root = tmp_path / "cells"
+    for side in ("train", "validation"):
+        pair(root / side, "test/a")
+    pair(root.parent / "flat", "slide/train/a")
+    pair(root.parent / "flat", "testament/a")
+    assert opened(root).ids == ["train/test/a", "validation/test/a"]
+    assert opened(root.parent / "flat").ids == ["slide/train/a", "testament/a"]
 
 
 def test_content_names_the_data(root):
@@ -405,6 +441,8 @@ def test_a_folder_must_be_named():
     ("numbers", "said"),
     [
         ([0], "no mask marks an object, all are 0 everywhere (such as 0.png);"),
+        ([255], "no mask has the value 0, the background (such as 255.png); make it 0,"),
+        ([1, 2], "(such as 1.png); make it 0, which is black (transparency is not read), or"),
         ([0, 1, 255], "255.png has the value 255 and 1.png the value 1; use 0 and 255 alone"),
         ([0, 1, 3], "3.png has the value 3, but no mask has 2; number the classes"),
         ([0, 128], f"128.png has the value 128; use 0 and 255, or .* up to {MAX_CLASSES - 1} "),
@@ -417,10 +455,17 @@ def test_numbers_that_mean_nothing_are_told(numbers, said):
 
 
 @pytest.mark.parametrize(
-    ("numbers", "classes"), [([0, 1], 1), ([1], 1), ([255], 1), ([0, 1, 2], 3), ([1, 2], 3)]
+    ("numbers", "classes"), [([0, 1], 1), ([0, 255], 1), ([0, 1, 2], 3), ([3, 0, 2, 1], 4)]
 )
 def test_numbers_that_mean_classes(numbers, classes):
     assert find_classes(dict.fromkeys(numbers, "a.png")) == classes
+
+
+@pytest.mark.parametrize(
+    ("numbers", "classes"), [([0], 1), ([1], 1), ([255], 1), ([1, 2], 3), ([2], 5)]
+)
+def test_other_data_may_lack_classes_and_background(numbers, classes):
+    assert find_classes(dict.fromkeys(numbers, "a.png"), classes) == classes
 
 
 def _file(tmp_path: Path, picture: Image.Image, name: str) -> np.ndarray:
@@ -453,6 +498,44 @@ def test_a_palette_of_greys_is_looked_up_and_one_of_colours_is_not(tmp_path):
     np.testing.assert_array_equal(_file(tmp_path, picture, "a.png"), np.array([255, 0, 128])[truth])
     picture.putpalette([0, 0, 0, 255, 255, 255, 200, 30, 30])
     np.testing.assert_array_equal(_file(tmp_path, picture, "a.png"), truth)
+
+
+def _paint(path: Path, truth: np.ndarray, *palette: int) -> None:
+    picture = Image.fromarray(truth.astype(np.uint8))
+    picture.putpalette(palette)
+    picture.save(path)
+
+
+def test_a_palette_that_differs_from_file_to_file_is_told(tmp_path):
+    root = tmp_path / "cells"
+    for name, colour in (("a", (255, 0, 0)), ("b", (255, 0, 0)), ("c", (0, 255, 0))):
+        pair(root, name)
+        _paint(root / "masks" / f"{name}.png", labels(1), 0, 0, 0, *colour)
+    said = refusal(root)
+    assert "masks/c.png shows the number 1 in the colour (0, 255, 0), that of " in said
+    assert "masks/a.png in (255, 0, 0);" in said
+    _paint(root / "masks" / "c.png", labels(1), 0, 0, 0, 255, 0, 0, 0, 255, 0)
+    assert opened(root).classes == 1
+
+
+def test_masks_painted_on_transparent_white_are_told(tmp_path):
+    root = tmp_path / "cells"
+    for name in "ab":
+        white = np.full((9, 7, 3), 255, np.uint8)
+        pair(root, name, np.dstack([white, labels(1).astype(np.uint8) * 255]))
+    assert "masks/a.png); make it 0, which is black (transparency is not read)" in refusal(root)
+    pair(root, "a")  # one image may be full of objects where others are not
+    assert opened(root).classes == 1
+
+
+def test_numbered_objects_may_have_other_colours_in_every_file(tmp_path):
+    root = tmp_path / "cells"
+    for name, colour in (("a", (255, 0, 0)), ("b", (0, 255, 0))):
+        pair(root, name, labels(1).astype(np.uint8), kind="instances")
+        _paint(root / "instances" / f"{name}.png", labels(1), 0, 0, 0, *colour)
+    assert len(opened(root)) == 2
+    _paint(root / "instances" / "b.png", labels(1), 0, 255, 0, 0, 0, 0)
+    assert "instances/b.png shows the number 1 in black" in refusal(root)
 
 
 def test_files_pair_by_name_in_order(root):

@@ -1,14 +1,17 @@
 import importlib
 import io
+import struct
 import sys
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
-from mbu_jax.data.frames import read_frames
+from mbu_jax.data.frames import decode_labels, read_frames
 from mbu_jax.data.reading import read_image
 from mbu_jax.errors import InputError
+
+PHOTOMETRIC, EXTRA_SAMPLES = 262, 338  # TIFF tags
 
 
 def grey(value: int, side: int = 8) -> Image.Image:
@@ -109,6 +112,145 @@ def test_every_mode_of_tiff_becomes_rgb(tmp_path, mode):
     (image,) = read_frames(path).images
     assert image.dtype == np.uint8
     np.testing.assert_array_equal(image, np.full((4, 5, 3), 255, np.uint8))
+
+
+def tiff(picture: Image.Image, tags: dict[int, int] | None = None, **options) -> bytes:
+    """A TIFF whose tags of one short number are overwritten after it was made."""
+    content = io.BytesIO()
+    picture.save(content, "tiff", **options)
+    data = bytearray(content.getvalue())
+    order = "big" if data.startswith(b"MM") else "little"
+    for tag, value in (tags or {}).items():
+        entry = tag.to_bytes(2, order) + (3).to_bytes(2, order) + (1).to_bytes(4, order)
+        assert data.count(entry) == 1
+        at = data.index(entry) + len(entry)
+        data[at : at + 2] = value.to_bytes(2, order)
+    return bytes(data)
+
+
+def test_alpha_that_is_multiplied_in_is_dropped(tmp_path):
+    picture = Image.new("LA", (5, 4), (200, 255))
+    (tmp_path / "a.tif").write_bytes(tiff(picture, {EXTRA_SAMPLES: 1}))
+    with Image.open(tmp_path / "a.tif") as opened:
+        assert opened.mode == "La"
+    (image,) = read_frames(tmp_path / "a.tif").images
+    np.testing.assert_array_equal(image, np.full((4, 5, 3), 200, np.uint8))
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.tif"])
+def test_colours_that_are_not_understood_are_told(tmp_path, monkeypatch, name):
+    def fail(_):
+        raise ValueError("conversion from X to Y not supported")
+
+    grey(1).save(tmp_path / name, save_all=True, append_images=[grey(2)])
+    frames = read_frames(tmp_path / name)
+    monkeypatch.setattr("mbu_jax.data.frames.without_alpha", fail)
+    with pytest.raises(InputError, match=rf"{name} will not decode \(conversion from X to Y"):
+        list(frames.images)
+
+
+def channels(count: int, photometric: int, extra: list[int], planes: int = 1) -> bytes:
+    """A TIFF of 8-bit samples, written from its specification: 3x2 pixels of 0."""
+    bits = [8] * count
+    tags: list[tuple[int, list[int]]] = [
+        (256, [3]),
+        (257, [2]),
+        (258, bits),
+        (259, [8 if planes == 2 else 1]),  # Pillow reads planes where they are compressed
+        (262, [photometric]),
+        (273, [8] * (count if planes == 2 else 1)),
+        (277, [count]),
+        (279, [6] * count if planes == 2 else [6 * count]),
+        (284, [planes]),
+        (EXTRA_SAMPLES, extra),
+    ]
+    after = 64 + 2 + 12 * len(tags) + 4
+    directory, values = struct.pack("<H", len(tags)), b""
+    for tag, numbers in tags:
+        body = struct.pack(f"<{len(numbers)}H", *numbers)
+        if len(body) > 4:
+            place = struct.pack("<I", after + len(values))
+            values += body
+        else:
+            place = body.ljust(4, b"\0")
+        directory += struct.pack("<HHI", tag, 3, len(numbers)) + place
+    return b"II*\0" + struct.pack("<I", 64) + bytes(56) + directory + bytes(4) + values
+
+
+@pytest.mark.parametrize("planes", [1, 2])
+@pytest.mark.parametrize(
+    ("photometric", "extra"), [(1, [0]), (2, [0, 0]), (2, [0, 0, 0]), (2, [2, 0])]
+)
+def test_channels_that_would_be_left_out_are_told(tmp_path, photometric, extra, planes):
+    count = (1 if photometric == 1 else 3) + len(extra)
+    (tmp_path / "a.tif").write_bytes(channels(count, photometric, extra, planes))
+    said = rf"a\.tif has {count} channels, which .*; save those to be used as grey or RGB"
+    with pytest.raises(InputError, match=said):
+        read_frames(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("extra", [0, 1, 2])
+def test_one_channel_beside_rgb_is_left_out(tmp_path, extra):
+    (tmp_path / "a.tif").write_bytes(channels(4, 2, [extra]))
+    (image,) = read_frames(tmp_path / "a.tif").images
+    assert image.shape == (2, 3, 3)
+
+
+@pytest.mark.parametrize("big_endian", [False, True])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_numbers_are_as_stored_where_0_is_white(big_endian, compression):
+    values = np.array([[0, 1, 2, 128, 255]], np.uint8)
+    options = {"big_endian": big_endian, "compression": compression}
+    picture = Image.fromarray(values)
+    data = tiff(picture, {PHOTOMETRIC: 0}, **options)
+    assert (np.asarray(Image.open(io.BytesIO(data))) != values).all()
+    np.testing.assert_array_equal(decode_labels(data, "a.tif"), values)
+    np.testing.assert_array_equal(decode_labels(tiff(picture, **options), "a.tif"), values)
+    # As fax machines write what others show in black and white.
+    black = tiff(Image.fromarray(values > 1), {PHOTOMETRIC: 0}, **options)
+    np.testing.assert_array_equal(decode_labels(black, "a.tif"), values <= 1)
+
+
+def test_numbers_are_as_stored_where_white_is_not_said():
+    picture = Image.fromarray(np.array([[0, 1, 255]], np.uint8))
+    data = tiff(picture).replace(b"\6\1\3\0", b"\7\1\3\0")  # another tag in its place
+    np.testing.assert_array_equal(decode_labels(data, "a.tif"), picture)
+
+
+def test_deep_numbers_are_as_stored_where_0_is_white():
+    values = np.array([[0, 1, 700, 65_535]], np.uint16)
+    data = tiff(Image.fromarray(values), {PHOTOMETRIC: 0})
+    np.testing.assert_array_equal(decode_labels(data, "a.tif"), values)
+
+
+def test_an_image_keeps_its_look_where_0_is_white(tmp_path):
+    (tmp_path / "a.tif").write_bytes(tiff(grey(10), {PHOTOMETRIC: 0}))
+    (image,) = read_frames(tmp_path / "a.tif").images
+    assert (image == 245).all()
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "I;16"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_numbers_are_turned_as_an_image_is(tmp_path, kind, mode, orientation):
+    upright = np.arange(1, 7, dtype=np.uint8).reshape(2, 3)
+    if mode == "1":
+        upright = upright > 4
+    elif mode == "I;16":
+        upright = upright * np.uint16(1000)
+    picture = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
+    if mode == "P":
+        picture.putpalette(range(60))
+    assert picture.mode == mode
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = tmp_path / "a"
+    picture.save(path, kind, exif=exif)
+    found = decode_labels(path.read_bytes(), "a")
+    np.testing.assert_array_equal(found, upright)
+    assert found.size == next(read_frames(path).images).shape[1::-1]
+    if mode == "P":
+        assert (found.getpalette() or [])[:21] == list(range(21))
 
 
 def test_a_deep_stack_is_scaled_alike(tmp_path):

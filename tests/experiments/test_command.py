@@ -226,6 +226,16 @@ def test_full_disk_is_told(error, names_file, capsys):
     assert ("while writing runs/checkpoint" in line) == names_file
 
 
+def test_a_path_out_of_reach_is_told(tmp_path: Path, capsys):
+    name = "n" * 300
+    with pytest.raises(SystemExit, match="2"):
+        run(lambda: print((tmp_path / name).is_dir()))
+    assert capsys.readouterr() == (
+        "",
+        f"error: {tmp_path / name} cannot be used (File name too long)\n",
+    )
+
+
 @pytest.mark.parametrize("error", [ValueError("bug"), OSError(errno.EIO, "broken disk")])
 def test_faults_keep_their_traceback(error):
     def main() -> None:

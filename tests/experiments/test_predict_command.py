@@ -106,6 +106,17 @@ def test_files_folders_patterns_and_animations(program, brightness):
         assert picture.convert("RGB").getpixel((5, 5)) == (255, 255, 255)
 
 
+def test_hidden_files_are_no_images(program, brightness):
+    draw("scans/a.png")
+    Path("scans/._a.png").write_bytes(b"what a Mac knows about a.png")
+    draw("scans/.cache/b.png")
+    draw(".own/c.png")
+    for inputs in (("scans",), ("scans/**/*.png",), ("scans", ".own", ".own/*.png")):
+        code, _, err = program(*inputs, "--out", "out")
+        assert (code, err) == (0, "")
+    assert results() == {f"{name}.{kind}.png" for name in "ac" for kind in ("mask", "overlay")}
+
+
 def test_results_stand_as_the_photograph_is_seen(program, brightness):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6  # stored lying on its side

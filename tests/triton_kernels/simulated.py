@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax_triton
@@ -40,6 +40,25 @@ class Kernel:
     sizes: Pairs
     constants: Pairs
     options: Pairs
+
+    @classmethod
+    def called(
+        cls,
+        *arrays: Array,
+        kernel: Any,
+        out_type: jax.ShapeDtypeStruct,
+        backend_options: Mapping[str, Any],
+        **parameters: int,
+    ) -> Self:
+        """The kernel of a call of `jax_triton.triton_call`."""
+        constant = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
+        return cls(
+            function=kernel,
+            types=(*(array.dtype.name for array in arrays), out_type.dtype.name),
+            sizes=tuple((k, v) for k, v in parameters.items() if k not in constant),
+            constants=tuple((k, v) for k, v in parameters.items() if k in constant),
+            options=tuple(backend_options.items()),
+        )
 
     def compiled(self, target: int) -> Any:
         return compiled(self.function, self.types, self.sizes, self.constants, self.options, target)
@@ -81,13 +100,8 @@ def _triton_call(
     **parameters: int,
 ) -> Array:
     assert name == kernel.__name__
-    constant = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
-    call = Kernel(
-        function=kernel,
-        types=(*(array.dtype.name for array in arrays), out_type.dtype.name),
-        sizes=tuple((k, v) for k, v in parameters.items() if k not in constant),
-        constants=tuple((k, v) for k, v in parameters.items() if k in constant),
-        options=tuple(backend_options.items()),
+    call = Kernel.called(
+        *arrays, kernel=kernel, out_type=out_type, backend_options=backend_options, **parameters
     )
     called.append(call)
 

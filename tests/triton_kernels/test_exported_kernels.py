@@ -4,8 +4,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax_triton
 import pytest
 from jaxlib import gpu_triton
 
@@ -14,7 +16,8 @@ from mbu_jax.export import export
 from mbu_jax.packing import PackedUNet
 from mbu_jax.unet import UNetConfig
 from tests.random_packed import random_packed
-from tests.triton_kernels.kernel_calls import kernel_calls
+from tests.triton_kernels.kernel_calls import code, kernel_calls
+from tests.triton_kernels.simulated import Kernel
 
 if not hasattr(gpu_triton, "TritonKernel"):
     pytest.skip("jax-cuda13-plugin is not installed", allow_module_level=True)
@@ -56,6 +59,40 @@ def test_a_program_holds_kernels_for_the_gpu_named(
         assert re.findall(rb"^\.target (\w+)", content, re.MULTILINE) == [target.encode()]
         assert re.findall(rb"^\.version (.*)$", content, re.MULTILINE) == [version.encode()]
         assert len(re.findall(rb"^\.visible \.entry ", content, re.MULTILINE)) == 1
+
+
+@pytest.mark.parametrize(
+    ("capability", "width", "engine", "named"),
+    [
+        (75, 2, "popcount", "conv3x3"),
+        (80, 2, "bmma", "bmma_up_conv2x2"),
+        (90, 64, "bmma", "wgmma_conv3x3"),
+        (90, 2, "bitsliced", "bitsliced_conv3x3"),
+    ],
+)
+def test_a_program_holds_the_kernels_that_are_tested(
+    capability: int, width: int, engine: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What jax_triton compiles is what Triton compiles for the tests that execute it."""
+    called: list[Kernel] = []
+    launch = jax_triton.triton_call
+
+    def call(*arrays: Any, grid: int, name: str, compute_capability: int, **others: Any) -> Any:
+        called.append(Kernel.called(*arrays, **others))
+        geometry = {"grid": grid, "name": name, "compute_capability": compute_capability}
+        return launch(*arrays, **geometry, **others)
+
+    monkeypatch.setattr(jax_triton, "triton_call", call)
+    network = random_packed(UNetConfig(width=width, precisions=("binary", "masked") * 6))
+    program = export(
+        network, (1, 20, 33, 3), platform="cuda", compute_capability=capability,
+        implementation=engine,
+    )  # fmt: skip
+    contents = kernel_calls(jax.export.deserialize(bytearray(program)).mlir_module())
+    shipped = {"\n".join(code(content.decode("latin-1"))) for content in contents}
+    tested = {"\n".join(code(kernel.compiled(capability).asm["ptx"])) for kernel in called}
+    assert shipped == tested
+    assert any(f".entry {named}_kernel" in text for text in shipped)
 
 
 def test_a_program_is_lowered_for_a_gpu_where_triton_is_not(params, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mbu_jax.data.folder.palettes import indices_of, palette_of
 from mbu_jax.data.frames import decode_labels
 from mbu_jax.errors import InputError
 
@@ -38,15 +39,10 @@ def read_labels(data: bytes, name: str) -> np.ndarray:
       [[0, 255]]
     """
     picture = decode_labels(data, name)
-    if picture.mode in ("P", "PA"):
-        palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
-        coloured = (palette != palette[:, :1]).any()
-        if coloured or picture.mode == "PA":
-            values = np.asarray(picture if picture.mode == "P" else picture.getchannel("P"))
-        else:
-            values = np.asarray(picture.convert("L"))
+    if palette_of(picture) is not None:
+        values = indices_of(picture)
     else:
-        values = np.asarray(picture)
+        values = np.asarray(picture.convert("L") if picture.mode == "P" else picture)
     if picture.mode in ("LA", "RGBA"):
         values = values[..., :-1]
     if values.ndim == 3:
@@ -82,7 +78,8 @@ def find_classes(values: Mapping[int, str], expected: int | None = None) -> int:
       which they number from 0.
 
     Raises:
-      InputError: no object is there, or the numbers fit neither; the message names a file.
+      InputError: no object or no background is there, or the numbers fit neither; the message
+        names a file.
 
     Example:
       >>> find_classes({0: "a.png", 255: "a.png"}), find_classes({0: "a.png", 1: "a", 2: "b.png"})
@@ -105,6 +102,11 @@ def find_classes(values: Mapping[int, str], expected: int | None = None) -> int:
         raise InputError(
             f"no mask marks an object, all are 0 everywhere (such as {values[0]}); give objects"
             " the value 255, or their class"
+        )
+    if 0 not in values:
+        raise InputError(
+            f"no mask has the value 0, the background (such as {values[present[0]]}); make it 0,"
+            " which is black (transparency is not read), or number the classes 0, 1, 2, …"
         )
     if white_alone:
         return 1

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, override
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from mbu_jax.data.builder import Record, SegmentationBuilder, SourceConfig
 from mbu_jax.data.example import Example
 from mbu_jax.data.folder import layout
 from mbu_jax.data.folder.classes import read_labels
+from mbu_jax.data.folder.palettes import Palettes, read_colours
 from mbu_jax.data.frames import check_one_page, decode_frames
 from mbu_jax.data.splits import Split
 from mbu_jax.errors import InputError
@@ -23,11 +25,16 @@ class Builder(SegmentationBuilder):
     the network that is scored (`mbu_jax.data.folder.source`).
     """
 
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {  # noqa: RUF012 (TFDS's own convention)
+        "2.0.0": "Masks keep their stored numbers and are turned by EXIF; palettes must agree."
+    }
     HOMEPAGE = ""
 
     def __init__(self, *, config: SourceConfig, **options: Any) -> None:
         self.HAS_INSTANCES = layout.has_instances(config.records[0])
         self._first_files: dict[int, str] = {}
+        self._palettes = Palettes()
         self._pictures: dict[bytes, tuple[str, Split]] = {}
         super().__init__(config=config, **options)
 
@@ -71,11 +78,15 @@ class Builder(SegmentationBuilder):
 
     @override
     def check_example(self, record: Record, example: Example, split: Split) -> None:
-        """Refuses one picture on both sides; see ``SegmentationBuilder.check_example``."""
+        """Refuses one picture on both sides, and palettes that differ; see the base class."""
+        (entry,) = record.masks
+        # Objects that are numbered one by one may have other colours in every file.
+        palettes = Palettes() if layout.has_instances(record) else self._palettes
+        palettes.add(read_colours(entry.read(), entry.label), entry.label)
         image, mask = example["image"], example["mask"]
         picture = hashlib.sha256(str(image.shape).encode() + image.tobytes()).digest()
         for number in np.unique(mask).tolist():
-            self._first_files.setdefault(number, record.masks[0].name)
+            self._first_files.setdefault(number, entry.name)
         if image.min() == image.max():
             return  # empty fields of view are alike and give nothing away
         other, side = self._pictures.setdefault(picture, (record.image.label, split))

@@ -22,6 +22,7 @@ LAYOUT = (
 _KINDS = "PNG, TIFF, JPEG, GIF, BMP"
 _OF_DESKTOPS = frozenset(("thumbs.db", "desktop.ini"))
 _DEPTH = 8
+_SIDES = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
 
 
 def find_records(data_dir: Path) -> list[Record]:
@@ -30,7 +31,8 @@ def find_records(data_dir: Path) -> list[Record]:
     Args:
       data_dir: the folder: ``images/`` beside ``masks/`` (class numbers) or ``instances/`` (object
         numbers), or ``train/`` and ``validation/`` with these in each. Sub-folders of ``images/``
-        recur among the masks.
+        recur among the masks; there they keep images together and may not be called ``train``,
+        ``val`` or the like, as if they split them.
 
     Returns:
       The records in the order of their ids: the image's path without ``images/`` and its ending.
@@ -43,6 +45,7 @@ def find_records(data_dir: Path) -> list[Record]:
         raise InputError(f"{data_dir} {what}; {LAYOUT}")
     parts = [split for split in SPLITS if (data_dir / split).is_dir()]
     if not parts:
+        _check_sub_folders(data_dir / IMAGES)
         return sorted(_pairs(data_dir, ""), key=lambda record: record.id)
     if len(parts) == 1:
         missing = next(split for split in SPLITS if split not in parts)
@@ -114,6 +117,17 @@ def split_records(records: Sequence[Record]) -> dict[Split, list[Record]]:
         validation = set(ranked[:held_out])
         side = {i: "validation" if name in validation else "train" for i, name in group.items()}
     return {split: [r for r in records if side[r.id] == split] for split in SPLITS}
+
+
+def _check_sub_folders(images: Path) -> None:
+    """Refuses a split that would not be kept: a hash of the names decides here."""
+    inside = sorted(images.iterdir()) if images.is_dir() else ()
+    sides = [f"{p.name}/" for p in inside if p.name.lower() in _SIDES and p.is_dir()]
+    if sides:
+        raise InputError(
+            f"{images} holds {_listed(sides)}, but sub-folders of {IMAGES}/ do not decide what is"
+            f" trained on; {LAYOUT}"
+        )
 
 
 def _pairs(folder: Path, prefix: str) -> list[Record]:
