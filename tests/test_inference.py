@@ -96,6 +96,11 @@ def test_logits_are_float32_and_of_bytes_as_of_their_quotients(
     np.testing.assert_array_equal(infer(params, quotients), logits)
 
 
+@pytest.mark.parametrize("engine", ["xla", "bitsliced"])
+def test_no_images_have_no_logits(params: PackedUNet, images: Array, engine: str) -> None:
+    assert infer(params, images[:0], implementation=engine).shape == (0, *images.shape[1:3], 1)
+
+
 def test_mapped_single_images_are_a_batch(params: PackedUNet, images: Array, logits: Array) -> None:
     np.testing.assert_array_equal(jax.vmap(functools.partial(infer, params))(images), logits)
 

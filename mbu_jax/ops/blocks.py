@@ -16,6 +16,6 @@ def row_blocks(height: int, pixels_per_row: int, wanted_pixels: int) -> tuple[in
       >>> row_blocks(37, 10, 100)
       (4, 10)
     """
-    rows = max(1, wanted_pixels // pixels_per_row)
+    rows = max(1, wanted_pixels // max(1, pixels_per_row))  # a batch may be empty
     blocks = -(-height // rows)
     return blocks, -(-height // blocks)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.benchmark.carried import checks, group, images, nvml
+from experiments.benchmark.carried import checks, group, images, nvml, worker
 from experiments.benchmark.carried.clock import Clock
 from experiments.benchmark.carried.errors import CarriedError
 from experiments.benchmark.carried.folder import Folder
@@ -58,6 +58,8 @@ def measured(exported: Path) -> Path:
         for name, value in os.environ.items()
         if name not in ("PYTHONPATH", "JAX_ENABLE_X64")
     } | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    (exported.parent / "experiments").mkdir()  # a project of the user's own
+    (exported.parent / "experiments" / "__init__.py").touch()
     run = [sys.executable, str(exported / "run.py"), "--out", str(out), "--minutes", "60"]
     subprocess.run(run, cwd=exported.parent, env=environment, check=True, capture_output=True)
     return out / "benchmark.json"
@@ -284,6 +286,34 @@ def test_energy_is_that_of_the_gpu_that_programs_see(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert nvml.first_gpu() is not None
     assert called == [("nvmlInit_v2",), asked]
+
+
+@pytest.mark.parametrize("begin", [0.0, 0.03, 0.06, 0.099])
+def test_energy_is_counted_from_step_to_step(begin: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a GPU that idles at 50 W and works at 500 W, and tells what it took every 0.1 s."""
+    idle = 10 + begin
+    now = [idle]
+
+    class Gpu:
+        def joules(self) -> float:
+            told = now[0] // 0.1 * 0.1
+            return 50 * min(told, idle) + 500 * max(0.0, told - idle)
+
+    class Busy:
+        def run(self, calls: int) -> dict[str, float]:
+            now[0] += 0.001 * calls
+            return {}
+
+    monkeypatch.setattr(worker, "first_gpu", Gpu)
+    monkeypatch.setattr(worker.time, "perf_counter", lambda: now[0])
+    busy: Any = Busy()
+    found = worker._energy(busy, seconds=1.5, calls=7)
+    assert found["joules"] / found["calls"] == pytest.approx(0.5, rel=0.01)
+    assert found["joules"] / found["seconds"] == pytest.approx(500, rel=0.01)
+    assert 1.5 <= found["seconds"] < 1.65
+    monkeypatch.setattr(Gpu, "joules", lambda _: 1.0)
+    with pytest.raises(RuntimeError, match="stands still"):
+        worker._energy(busy, seconds=1.5, calls=7)
 
 
 def test_without_a_gpu_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

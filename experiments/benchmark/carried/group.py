@@ -11,7 +11,8 @@ from experiments.benchmark.carried.shifts import divide
 
 _BUNDLE_SECONDS = 0.04  # of calls between two waits
 _MOST_CALLS = 64
-_ENERGY_SECONDS = 1.5  # the counter moves some ten times a second
+_TRIED = 3  # calls that say how long one takes
+_ENERGY_SECONDS = 1.5
 _MOST_ROUNDS, _LEAST_ROUNDS = 9, 3
 _LATENCIES = 3  # single calls a round
 _ANSWER_SECONDS = 60.0
@@ -75,13 +76,10 @@ class _Shift:
 
     def time(self, energy: bool) -> dict[str, Any]:
         loaded = self._load()
-        calls = {
-            name: min(max(1, round(_BUNDLE_SECONDS / said["call_seconds"])), _MOST_CALLS)
-            for name, said in loaded.items()
-        }
+        calls = self._bundles()
         found: dict[str, dict[str, Any]] = {
             name: {"calls": calls[name], "seconds": [], "device_seconds": [], "latencies": []}
-            for name in loaded
+            for name in calls
         }
         began = self._clock.passed()
         for done in range(_MOST_ROUNDS):
@@ -118,6 +116,19 @@ class _Shift:
                 self._alive[row["name"]].send(**self._request(row))
                 self._answered(row, loaded)
         return loaded
+
+    def _bundles(self) -> dict[str, int]:
+        """Calls between two waits, by row; asked now that no other row is being loaded."""
+        calls = {}
+        for name in list(self._alive):
+            try:
+                run = self._alive[name].ask(_ANSWER_SECONDS, do="run", calls=_TRIED)
+            except Failed as failed:
+                self._lose(name, str(failed))
+                continue
+            wanted = round(_BUNDLE_SECONDS * _TRIED / run["seconds"])
+            calls[name] = min(max(1, wanted), _MOST_CALLS)
+        return calls
 
     def _request(self, row: dict[str, Any]) -> dict[str, Any]:
         folder, size, batch = str(self._folder.path), self._step["size"], self._step["batch"]

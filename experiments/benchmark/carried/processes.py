@@ -34,6 +34,7 @@ class Process:
         path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         environment = os.environ | {
             "PYTHONPATH": path,
+            "PYTHONSAFEPATH": "1",  # what lies in the current folder is not meant
             "JAX_PLATFORMS": platform,
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # in which the driver's library numbers GPUs
             # Other processes need memory as well.

@@ -38,6 +38,8 @@ class TensorrtRunner(Runner):
                 for name, tensor in probed.results.items()
                 if name != LOGITS
             }
+            del probed  # with the inputs of every convolution
+            self._torch.cuda.empty_cache()
         self._engine = _Engine(trt, self._torch, tensors, self._images, ranges)
         self._call = captured(self._torch, self._engine, self._images)
         self.facts = {"mode": "graph", "tensorrt": trt.__version__, "dtype": row["dtype"]}

@@ -13,8 +13,10 @@ from typing import Any
 from experiments.benchmark.carried.checks import agreement
 from experiments.benchmark.carried.folder import Folder
 from experiments.benchmark.carried.images import batch_of
-from experiments.benchmark.carried.nvml import first_gpu
+from experiments.benchmark.carried.nvml import Nvml, first_gpu
 from experiments.benchmark.carried.runner import Runner, runner_of
+
+_STANDS_STILL = 5.0  # seconds
 
 
 def main() -> None:
@@ -86,16 +88,32 @@ def _once(runner: Runner, times: int) -> Iterator[float]:
 
 
 def _energy(runner: Runner, seconds: float, calls: int) -> dict[str, Any]:
-    """Joules of as many bundles of calls as fill the time."""
+    """Joules of as many bundles of calls as fill the time, from one step of the counter to another.
+
+    It steps some ten times a second: a window that began anywhere would hold idle time before it.
+    """
     gpu = first_gpu()
     if gpu is None:
         return {}
-    began, before, done = time.perf_counter(), gpu.joules(), 0
-    while time.perf_counter() - began < seconds:
+    _, before, began = _step(gpu, runner, calls)
+    done, joules, ended = 0, before, began
+    while ended - began < seconds:
+        bundles, joules, ended = _step(gpu, runner, calls)
+        done += bundles * calls
+    return {"joules": joules - before, "calls": done, "seconds": ended - began}
+
+
+def _step(gpu: Nvml, runner: Runner, calls: int) -> tuple[int, float, float]:
+    """Keep the GPU busy until its counter moves: how many bundles that took, joules, and when."""
+    before, bundles, began = gpu.joules(), 0, time.perf_counter()
+    while True:
         runner.run(calls)
-        done += calls
-    joules = gpu.joules() - before
-    return {"joules": joules, "calls": done, "seconds": time.perf_counter() - began}
+        bundles += 1
+        joules, now = gpu.joules(), time.perf_counter()
+        if joules != before:
+            return bundles, joules, now
+        if now - began > _STANDS_STILL:
+            raise RuntimeError("the GPU's counter of energy stands still")
 
 
 def _seconds[T](call: Callable[[], T]) -> tuple[float, T]:

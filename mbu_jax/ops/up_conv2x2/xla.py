@@ -17,7 +17,8 @@ def up_conv2x2_xla(x: Array, layer: PackedConv) -> Array:
       [B, 2H, 2W, P, ceil(K/32)] uint32.
     """
     codes = correlate(x.transpose(3, 4, 0, 1, 2), weights_of(layer, tap_is_output=True), side=1)
-    batch, height, width, planes, _ = codes.shape
-    codes = codes.reshape(batch, height, width, planes, 2, 2, -1)
+    batch, height, width, planes, words = codes.shape
+    words //= 4
+    codes = codes.reshape(batch, height, width, planes, 2, 2, words)
     codes = codes.transpose(0, 1, 4, 2, 5, 3, 6)
-    return codes.reshape(batch, 2 * height, 2 * width, planes, -1)
+    return codes.reshape(batch, 2 * height, 2 * width, planes, words)
