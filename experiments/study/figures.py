@@ -148,7 +148,9 @@ def scatter(
 ) -> list[tuple[float, float]]:
     """Draw rows as points: a score's mean over seeds, a bar from the lowest seed to the highest.
 
-    A row of one seed has no bar.
+    A row of one seed has no bar. A row that has collapsed, to less than half of the best of these
+    rows, is an arrow on the lower edge with its score, since drawn to scale it would flatten all
+    others.
 
     Args:
       axes: the panel.
@@ -162,15 +164,22 @@ def scatter(
       names: what to write beside a point, or None.
 
     Returns:
-      The points.
+      The points, but those of rows that have collapsed.
     """
     points: list[tuple[float, float]] = []
     low, high = [], []
+    best = max((float(np.mean(scores(row, score) or 0)) for row in rows.values()), default=0)
     for name, row in rows.items():
         x, values = place(name, row), scores(row, score)
         if x is None or not values:
             continue
         mean = float(np.mean(values))
+        if mean < best / 2:
+            edge = axes.get_xaxis_transform()
+            axes.plot(x, 0.02, "v", color=colour, markersize=5.5, transform=edge)
+            style = {"xytext": (5, -2), "textcoords": "offset points", "fontsize": 7}
+            axes.annotate(f"{mean:.2f}", (x, 0.02), xycoords=edge, **style)
+            continue
         points.append((x, mean))
         alone = len(values) == 1
         # Of equal scores the mean may be off by a rounding, and Matplotlib refuses negative bars.

@@ -174,6 +174,17 @@ def test_the_papers_table() -> None:
     assert paper.scores("synthetic", "Binary") is None
 
 
+def test_a_row_that_has_collapsed_flattens_no_other() -> None:
+    _, (axes,) = figures.figure(1)
+    rows = {str(dice): {"runs": [{"scores": {"dice": dice}}]} for dice in (0.86, 0.01, 0.85)}
+    style: dict[str, Any] = {"colour": "red", "label": "rows"}
+    points = figures.scatter(axes, rows, lambda name, _: 100 * float(name), "dice", **style)
+    assert points == [(86, 0.86), (85, 0.85)]
+    assert axes.get_ylim()[0] > 0.8
+    assert axes.get_xlim()[0] <= 1
+    assert [text.get_text() for text in axes.texts] == ["0.01"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_figures_show_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     study = importlib.import_module(f"experiments.{name}").STUDY
