@@ -33,7 +33,8 @@ class ExportConfig:
     """Write a packed network as a program that a machine with only JAX loads and runs.
 
     The file holds the weights and, for a GPU, the compiled kernels. Nothing of mbu_jax, Triton or
-    a compiler is needed where it runs: there, JAX of the same version, with CUDA for a GPU.
+    a compiler is needed where it runs: there, JAX of the same version, with CUDA for a GPU, and
+    flatbuffers, which JAX reads files with.
     """
 
     model: Path = Path("runs/synthetic-mbu/model.safetensors")
@@ -94,7 +95,8 @@ def main() -> None:
         dtype=options.dtype,
         classes="[..., 0] > 0" if config.classes == 1 else ".argmax(-1)",
     )
-    print(f"{options.out}: {len(program):,} bytes; where JAX is installed:\n\n{loader}")
+    print(f"{options.out}: {len(program):,} bytes; where jax and flatbuffers are installed:")
+    print(f"\n{loader}")
     if trained_size is not None:
         print(
             "The network was trained on images scaled to {}x{}: scale yours, too.".format(

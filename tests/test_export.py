@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from experiments import command
 from experiments import export as program
@@ -28,12 +31,25 @@ SIZE = (20, 33)
 MIXED = UNetConfig(width=2, precisions=("pow2", *("binary",) * 10, "masked"))
 # Compiling takes longer than running here.
 FAST = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-ALONE = """
-import sys
 
-absent = ("mbu_jax", "experiments", "triton", "triton_kernels", "jax_triton", "flax")
-sys.modules.update(dict.fromkeys(absent))
-"""
+
+def installed_beside(*names: str) -> list[str]:
+    """What can be imported here and is of no distribution that the named ones need."""
+    needed: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in needed:
+            continue
+        needed.add(name)
+        requirements = map(Requirement, metadata.requires(name) or ())
+        waiting += [r.name for r in requirements if r.marker is None or r.marker.evaluate()]
+    ours = ["mbu_jax", "experiments", "triton_kernels"]
+    others = metadata.packages_distributions().items()
+    return ours + [name for name, of in others if not needed & {*map(canonicalize_name, of)}]
+
+
+ALONE = f"import sys; sys.modules.update(dict.fromkeys({installed_beside('jax', 'flatbuffers')}))\n"
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +71,10 @@ def run_alone(source: str, folder: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_what_is_blocked_cannot_be_imported(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="import of mbu_jax halted"):
-        run_alone("from mbu_jax import export", tmp_path)
+@pytest.mark.parametrize("name", ["mbu_jax", "flax", "tqdm"])
+def test_what_is_blocked_cannot_be_imported(name: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=f"import of {name} halted"):
+        run_alone(f"import {name}", tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,10 @@
 
 import functools
 import math
+import os
 import re
+import subprocess
+import sys
 import warnings
 from typing import Any
 
@@ -198,3 +201,28 @@ def test_only_a_cpu_is_told_what_its_library_lacks(
     with pytest.warns(UserWarning, match="bitsliced engine cannot run, so xla does: it is away"):
         traced.lower(lowering_platforms=("cpu",))
     _tell_once.cache_clear()
+
+
+def test_programs_with_64_bits_give_the_same_logits() -> None:
+    """Where the user has JAX_ENABLE_X64, numbers without a type are twice as wide."""
+    source = """
+import jax, numpy as np
+from flax import nnx
+import mbu_jax
+
+config = mbu_jax.UNetConfig.preset("all_masked", width=2)
+model = mbu_jax.UNet(config, rngs=nnx.Rngs(0))
+model.eval()
+images = np.arange(20 * 17 * 3).astype(np.uint8).reshape(1, 20, 17, 3)
+logits = np.asarray(model(images))
+assert logits.dtype == np.float32
+assert {leaf.dtype.name for leaf in jax.tree.leaves(nnx.state(model))} == {"float32"}
+params = mbu_jax.pack(model)
+for engine in ("xla", "bitsliced"):
+    np.testing.assert_array_equal(mbu_jax.infer(params, images, implementation=engine), logits)
+assert jax.numpy.zeros(1).dtype == np.float64
+"""
+    environment = os.environ | {"JAX_ENABLE_X64": "1"}
+    run = [sys.executable, "-c", source]
+    ended = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr

@@ -1,5 +1,6 @@
 """Prepared networks give the packed network's logits, wherever they are passed."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jaxlib import gpu_triton
 from mbu_jax.errors import InputError
 from mbu_jax.inference import infer
 from mbu_jax.layers import QuantizationOptions
+from mbu_jax.ops.operation import default_platform
 from mbu_jax.packing import PackedUNet
 from mbu_jax.prepare import Prepared, prepare
 from mbu_jax.unet import UNetConfig
@@ -147,3 +149,13 @@ def test_other_images_are_refused(segment) -> None:
     for images in (random_images(1, *SIZE), random_images(2, *SIZE).astype(jnp.float32)):
         with pytest.raises(InputError, match=r"the network was prepared for uint8\[2, 19, 33, 3\]"):
             segment(images)
+
+
+def test_the_platform_is_that_of_the_default_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    (cpu, *_), here = jax.devices("cpu"), jax.devices
+    gpu = SimpleNamespace(platform="gpu", client=SimpleNamespace(platform_version="cuda 13"))
+    monkeypatch.setattr(jax, "devices", lambda name=None: here(name) if name else [gpu])
+    assert default_platform() == "cuda"
+    for chosen in (cpu, "cpu"):
+        with jax.default_device(chosen):
+            assert default_platform() == "cpu"

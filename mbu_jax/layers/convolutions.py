@@ -45,7 +45,7 @@ class _Convolution(nnx.Module):
         shape = (self._side, self._side, in_channels, out_channels)
         if precision == "float32":
             scale = jnp.sqrt(2.0 / (self._taps * in_channels)).astype(jnp.float32)
-            self.weight = nnx.Param(jax.random.normal(rngs.params(), shape) * scale)
+            self.weight = nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32) * scale)
         else:
             init = latent_initializer(options.density)
             self.weight = LatentWeight(init(rngs.params(), shape, jnp.float32))

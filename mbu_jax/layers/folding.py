@@ -48,8 +48,8 @@ class Folding(nnx.Module):
 def fold(model: nnx.Module) -> None:
     """Refresh what all layers of a model evaluate with; call it before the model's ``eval()``.
 
-    `UNet.eval` does it for you. In a model of your own that was never folded, stem and head give
-    NaN in evaluation mode, so that it cannot pass for a trained one.
+    `UNet.eval` does it for you. In a model of your own that was never folded, no logit is
+    finite in evaluation mode, so that it cannot pass for a trained one.
 
     Args:
       model: any module, with `Folding` layers anywhere in it.

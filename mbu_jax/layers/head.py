@@ -41,12 +41,13 @@ class Head(Folding):
     ):
         super().__init__(options)
         scale = jnp.sqrt(1.0 / in_channels).astype(jnp.float32)
-        self.weight = nnx.Param(jax.random.normal(rngs.params(), (in_channels, classes)) * scale)
+        shape = (in_channels, classes)
+        self.weight = nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32) * scale)
         self.bias = nnx.Param(jnp.zeros((classes,), jnp.float32))
         self.dtype = jnp.dtype(dtype)
         if options.activation_bits < 32:
-            self.exact_weight = Folded(jnp.full((in_channels, classes), jnp.nan, jnp.float32))
-            self.exact_bias = Folded(jnp.full((classes,), jnp.nan, jnp.float32))
+            self.exact_weight = Folded(jnp.full(shape, jnp.inf, jnp.float32))
+            self.exact_bias = Folded(jnp.full((classes,), jnp.inf, jnp.float32))
 
     def _fold(self) -> None:
         largest = 2**self.options.activation_bits - 1

@@ -48,7 +48,7 @@ class ImageConv3x3(Conv3x3, Folding):
     ):
         super().__init__(in_channels, out_channels, "float32", options, dtype=dtype, rngs=rngs)
         if options.activation_bits < 32:
-            self.exact_weight = Folded(jnp.full_like(self.weight[...], jnp.nan))
+            self.exact_weight = Folded(jnp.full_like(self.weight[...], jnp.inf))
 
     def _fold(self) -> None:
         integers, step = round_image_weights(self.weight[...])
@@ -116,7 +116,7 @@ class Stem(DoubleConv):
         means = kernels.mean(axis=(0, 1), keepdims=True)
         is_contrast = jnp.arange(out_channels).reshape(1, 1, 1, -1) < contrast
         self.conv1.weight[...] = jnp.where(is_contrast, kernels - means, kernels)
-        spread = jnp.linspace(-1.5, 1.5, out_channels - contrast)
+        spread = jnp.linspace(-1.5, 1.5, out_channels - contrast, dtype=jnp.float32)
         bias = self.norm1.norm.bias
         assert bias is not None, "BatchNorm is made with scale and bias"
-        bias[...] = bits * jnp.concatenate([jnp.zeros(contrast), spread])
+        bias[...] = bits * jnp.concatenate([jnp.zeros(contrast, jnp.float32), spread])

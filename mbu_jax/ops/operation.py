@@ -68,7 +68,8 @@ def default_platform() -> str:
     Returns:
       ``cpu``, ``cuda``, ``rocm`` or ``tpu``, as engines call it.
     """
-    device = jax.devices()[0]
+    chosen = jax.config.jax_default_device
+    device = jax.devices(chosen)[0] if chosen is None or isinstance(chosen, str) else chosen
     if device.platform != "gpu":
         return device.platform
     return "rocm" if "rocm" in device.client.platform_version.lower() else "cuda"

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.benchmark.carried import checks, group, images, nvml, worker
+from experiments.benchmark.carried import checks, group, images, main, nvml, worker
 from experiments.benchmark.carried.clock import Clock
 from experiments.benchmark.carried.errors import CarriedError
 from experiments.benchmark.carried.folder import Folder
@@ -242,6 +242,15 @@ def test_run_refuses_in_one_line(
     assert ended.returncode == 2
     assert ended.stderr.startswith(message)
     assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_jax_lacks_to_read_programs_is_told(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(CarriedError, match="flatbuffers, which is not installed"):
+        main.measure(exported, tmp_path / "out", 1.0)
     assert not (tmp_path / "out").exists()
 
 

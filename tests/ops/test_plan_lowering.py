@@ -5,16 +5,14 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-import pytest
 from jax import Array
-from jaxlib import gpu_triton
 
 from mbu_jax.ops.gpu.target import compute_capability
 from mbu_jax.ops.layouts import Mixed, Part, Place
 from mbu_jax.ops.specs import ConvSpec
+from tests.cuda_plugin import require_plugin
 
-if not hasattr(gpu_triton, "TritonKernel"):
-    pytest.skip("jax-cuda13-plugin is not installed", allow_module_level=True)
+require_plugin()
 
 CALL = "triton_kernel_call_ffi"
 FOREIGN = [jax.export.DisabledSafetyCheck.custom_call(name) for name in (CALL, "mbu_conv")]

@@ -9,18 +9,17 @@ from typing import Any
 import jax
 import jax_triton
 import pytest
-from jaxlib import gpu_triton
 
 from mbu_jax.errors import InputError
 from mbu_jax.export import export
 from mbu_jax.packing import PackedUNet
 from mbu_jax.unet import UNetConfig
+from tests.cuda_plugin import require_plugin
 from tests.random_packed import random_packed
 from tests.triton_kernels.kernel_calls import code, kernel_calls
 from tests.triton_kernels.simulated import Kernel
 
-if not hasattr(gpu_triton, "TritonKernel"):
-    pytest.skip("jax-cuda13-plugin is not installed", allow_module_level=True)
+require_plugin()
 
 SHAPE = (2, 20, 33, 3)
 # The stem, 21 convolutions, 4 pools and the head.

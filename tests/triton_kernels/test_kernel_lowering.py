@@ -9,16 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jaxlib import gpu_triton
 
 from mbu_jax.inference import infer
 from mbu_jax.ops.gpu.target import compute_capability
 from mbu_jax.unet import UNetConfig
+from tests.cuda_plugin import require_plugin
 from tests.random_packed import random_packed
 from tests.triton_kernels.kernel_calls import kernel_calls
 
-if not hasattr(gpu_triton, "TritonKernel"):
-    pytest.skip("jax-cuda13-plugin is not installed", allow_module_level=True)
+require_plugin()
 
 CALL = "triton_kernel_call_ffi"
 ALLOWED = [

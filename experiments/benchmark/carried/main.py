@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import platform
@@ -68,9 +69,14 @@ def measure(
       File of the results.
 
     Raises:
-      CarriedError: for a folder that is damaged, a device that it is not for, or earlier results.
+      CarriedError: for a folder that is damaged, a device that it is not for, earlier results, or a
+        JAX that cannot read programs.
     """
     clock = Clock(seconds)
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise CarriedError(
+            "JAX reads programs with flatbuffers, which is not installed; install it"
+        )
     if (out / RESULTS).exists() and not overwrite:
         raise CarriedError(f"{out} holds a benchmark; choose another --out, or give --overwrite")
     folder = Folder(path)

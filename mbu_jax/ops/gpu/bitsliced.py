@@ -287,9 +287,9 @@ def _counted(layer: PackedConv) -> tuple[Array, Array, Array]:
     levels = 2**layer.activation_bits - 1
     half = jnp.int32(2 ** (slice_count(layer) - 1))
     least = least_agreements(layer)
-    entries = lax.population_count(weights).astype(jnp.int32).sum((3, 4))  # [M/K, K, L]
+    entries = lax.population_count(weights).sum((3, 4), dtype=jnp.int32)  # [M/K, K, L]
     magnitudes = jnp.asarray([2**i for i in range(exponents)], jnp.int32).reshape(1, 1, -1)
-    lowest = levels * (entries[..., :exponents] * magnitudes).sum(2)
+    lowest = levels * (entries[..., :exponents] * magnitudes).sum(2, dtype=jnp.int32)
     # A counter subtracts by adding to a complement, and reaches half where the first bit is set.
     start = half - 1 + least[:1] - lowest[None]
     constants = jnp.concatenate([start, half + least[1:] - least[:1]])

@@ -192,6 +192,6 @@ def _factors(layer: PackedConv, *, by_and: bool) -> Array:
 
 def _size(plane: Array, layer: PackedConv) -> Array:
     """Bits of a plane of weights that an output sums over: int32 [1, 1 or 4, K]."""
-    counts = lax.population_count(plane).astype(jnp.int32).sum(-1)
+    counts = lax.population_count(plane).sum(-1, dtype=jnp.int32)
     counts = counts.reshape(1, -1, layer.out_channels)
-    return counts if layer.transposed else counts.sum(1, keepdims=True)
+    return counts if layer.transposed else counts.sum(1, keepdims=True, dtype=jnp.int32)
