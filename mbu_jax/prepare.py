@@ -111,17 +111,17 @@ def prepare(
     if platform is None:
         platform = here if compute_capability is None else "cuda"
     images = _checked(shape, dtype, platform, compute_capability)
-    aims = contextlib.ExitStack()
-    if platform != here or compute_capability not in (None, target.target()):
-        # Kernels for a GPU that is not here cannot arrange anything.
-        aims.enter_context(jax.default_device(jax.local_devices(backend="cpu")[0]))
-    if compute_capability is not None:
-        aims.enter_context(target.compute_capability(compute_capability))
 
     def segment(images: Array) -> Array:
         return infer(params, images, implementation=implementation)
 
-    with aims, known_platform(platform):
+    with contextlib.ExitStack() as aims:
+        if platform != here or compute_capability not in (None, target.target()):
+            # Kernels for a GPU that is not here cannot arrange anything.
+            aims.enter_context(jax.default_device(jax.local_devices(backend="cpu")[0]))
+        if compute_capability is not None:
+            aims.enter_context(target.compute_capability(compute_capability))
+        aims.enter_context(known_platform(platform))
         # What depends on nothing that is traced is computed here and now.
         with jax.ensure_compile_time_eval():
             closed = jax.make_jaxpr(segment)(images)

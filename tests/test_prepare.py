@@ -141,8 +141,10 @@ def test_nothing_is_left_to_arrange_on_a_gpu(params, monkeypatch: pytest.MonkeyP
 def test_what_cannot_be_prepared_says_why(
     params, shape: Any, options: dict[str, Any], said: str
 ) -> None:
+    device = jax.config.jax_default_device
     with pytest.raises(InputError, match=said):
         prepare(params, shape, **options)
+    assert jax.config.jax_default_device is device
 
 
 def test_other_images_are_refused(segment) -> None:
@@ -155,7 +157,6 @@ def test_the_platform_is_that_of_the_default_device(monkeypatch: pytest.MonkeyPa
     (cpu, *_), here = jax.devices("cpu"), jax.devices
     gpu = SimpleNamespace(platform="gpu", client=SimpleNamespace(platform_version="cuda 13"))
     monkeypatch.setattr(jax, "devices", lambda name=None: here(name) if name else [gpu])
-    assert default_platform() == "cuda"
-    for chosen in (cpu, "cpu"):
+    for chosen, platform in ((None, "cuda"), (cpu, "cpu"), ("cpu", "cpu")):
         with jax.default_device(chosen):
-            assert default_platform() == "cpu"
+            assert default_platform() == platform
