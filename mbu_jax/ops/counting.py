@@ -89,9 +89,8 @@ def least_agreements(layer: PackedConv) -> Array:
     size = _count(layer.positive | negative_plane(layer))
     if layer.exponent is not None:
         size = size + _count(layer.exponent[0]) + 3 * _count(layer.exponent[1])
-    largest = (2**layer.activation_bits - 1) * size.sum(
-        -1, dtype=jnp.int32
-    )  # [h, w, K]: of |a.w|, tap by tap
+    size = size.sum(-1, dtype=jnp.int32)
+    largest = (2**layer.activation_bits - 1) * size  # [h, w, K]: of |a.w|, tap by tap
     largest = largest.reshape(1, height * width, outputs)
     if not layer.transposed:
         largest = largest.sum(1, keepdims=True, dtype=jnp.int32)
