@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import re
 import shutil
 import struct
 import zlib
@@ -16,35 +15,11 @@ from PIL import Image
 from mbu_jax.data import open_source, split_of
 from mbu_jax.data.archives import Entry
 from mbu_jax.data.builder import Record, SegmentationBuilder
-from mbu_jax.data.folder.classes import MAX_CLASSES, find_classes, read_labels
 from mbu_jax.data.folder.folder_dataset_builder import Builder
 from mbu_jax.data.folder.layout import find_records, split_records
 from mbu_jax.data.frames import read_frames
 from mbu_jax.errors import InputError
-
-RNG = np.random.default_rng()  # fresh data in every run
-
-
-def noise(height: int = 9, width: int = 7) -> np.ndarray:
-    return RNG.integers(0, 256, (height, width, 3)).astype(np.uint8)
-
-
-def labels(most: int, height: int = 9, width: int = 7) -> np.ndarray:
-    """All numbers from 0 to `most`, at random places."""
-    values = RNG.integers(0, most + 1, height * width)
-    values[: most + 1] = np.arange(most + 1)
-    return RNG.permutation(values).reshape(height, width)
-
-
-def save(path: Path, array: np.ndarray, **options) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path, **options)
-
-
-def pair(root: Path, name: str, mask: np.ndarray | None = None, kind: str = "masks") -> None:
-    """An image and its mask; `name` may have a folder and has no ending."""
-    save(root / "images" / f"{name}.png", noise())
-    save(root / kind / f"{name}.png", (labels(1) * 255).astype(np.uint8) if mask is None else mask)
+from tests.data.own_folder import RNG, labels, noise, opened, pair, refusal, save
 
 
 @pytest.fixture
@@ -53,21 +28,6 @@ def root(tmp_path: Path) -> Path:
     for name in "abcdef":
         pair(tmp_path / "cells", name)
     return tmp_path / "cells"
-
-
-def opened(root: Path, split: str = "all", **options):
-    return open_source(
-        "folder", split, data_dir=root, prepared_dir=root.parent / "prepared", **options
-    )
-
-
-def refusal(root: Path, split: str = "all", **options) -> str:
-    with pytest.raises(InputError) as caught:
-        opened(root, split, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert ";" in message, f"{message!r} names no remedy"
-    return message
 
 
 def test_examples_are_what_the_files_hold(tmp_path):
@@ -435,107 +395,6 @@ def test_one_image_can_be_scored_but_not_trained_on(tmp_path):
 def test_a_folder_must_be_named():
     with pytest.raises(InputError, match="the dataset folder needs --data-dir; give a folder"):
         open_source("folder", "train")
-
-
-@pytest.mark.parametrize(
-    ("numbers", "said"),
-    [
-        ([0], "no mask marks an object, all are 0 everywhere (such as 0.png);"),
-        ([255], "no mask has the value 0, the background (such as 255.png); make it 0,"),
-        ([1, 2], "(such as 1.png); make it 0, which is black (transparency is not read), or"),
-        ([0, 1, 255], "255.png has the value 255 and 1.png the value 1; use 0 and 255 alone"),
-        ([0, 1, 3], "3.png has the value 3, but no mask has 2; number the classes"),
-        ([0, 128], f"128.png has the value 128; use 0 and 255, or .* up to {MAX_CLASSES - 1} "),
-    ],
-)
-def test_numbers_that_mean_nothing_are_told(numbers, said):
-    pattern = said if ".*" in said else re.escape(said)
-    with pytest.raises(InputError, match=pattern):
-        find_classes({number: f"{number}.png" for number in numbers})
-
-
-@pytest.mark.parametrize(
-    ("numbers", "classes"), [([0, 1], 1), ([0, 255], 1), ([0, 1, 2], 3), ([3, 0, 2, 1], 4)]
-)
-def test_numbers_that_mean_classes(numbers, classes):
-    assert find_classes(dict.fromkeys(numbers, "a.png")) == classes
-
-
-@pytest.mark.parametrize(
-    ("numbers", "classes"), [([0], 1), ([1], 1), ([255], 1), ([1, 2], 3), ([2], 5)]
-)
-def test_other_data_may_lack_classes_and_background(numbers, classes):
-    assert find_classes(dict.fromkeys(numbers, "a.png"), classes) == classes
-
-
-def _file(tmp_path: Path, picture: Image.Image, name: str) -> np.ndarray:
-    picture.save(tmp_path / name)
-    return read_labels((tmp_path / name).read_bytes(), name)
-
-
-def test_numbers_are_read_whatever_the_file(tmp_path):
-    truth = labels(5)
-    eight = Image.fromarray(truth.astype(np.uint8))
-    for name in ("a.png", "a.tif", "a.bmp", "a.gif"):
-        np.testing.assert_array_equal(_file(tmp_path, eight, name), truth)
-    for dtype in (np.uint16, np.int32, np.float32):
-        np.testing.assert_array_equal(
-            _file(tmp_path, Image.fromarray(truth.astype(dtype)), "a.tif"), truth
-        )
-    np.testing.assert_array_equal(_file(tmp_path, eight.convert("RGB"), "a.png"), truth)
-    alpha = Image.fromarray(noise()[..., 0])
-    grey_alpha, rgba = eight.convert("LA"), eight.convert("RGBA")
-    grey_alpha.putalpha(alpha)
-    rgba.putalpha(alpha)
-    for picture in (grey_alpha, rgba):
-        np.testing.assert_array_equal(_file(tmp_path, picture, "a.png"), truth)
-
-
-def test_a_palette_of_greys_is_looked_up_and_one_of_colours_is_not(tmp_path):
-    truth = labels(2)
-    picture = Image.fromarray(truth.astype(np.uint8))
-    picture.putpalette([255, 255, 255, 0, 0, 0, 128, 128, 128])
-    np.testing.assert_array_equal(_file(tmp_path, picture, "a.png"), np.array([255, 0, 128])[truth])
-    picture.putpalette([0, 0, 0, 255, 255, 255, 200, 30, 30])
-    np.testing.assert_array_equal(_file(tmp_path, picture, "a.png"), truth)
-
-
-def _paint(path: Path, truth: np.ndarray, *palette: int) -> None:
-    picture = Image.fromarray(truth.astype(np.uint8))
-    picture.putpalette(palette)
-    picture.save(path)
-
-
-def test_a_palette_that_differs_from_file_to_file_is_told(tmp_path):
-    root = tmp_path / "cells"
-    for name, colour in (("a", (255, 0, 0)), ("b", (255, 0, 0)), ("c", (0, 255, 0))):
-        pair(root, name)
-        _paint(root / "masks" / f"{name}.png", labels(1), 0, 0, 0, *colour)
-    said = refusal(root)
-    assert "masks/c.png shows the number 1 in the colour (0, 255, 0), that of " in said
-    assert "masks/a.png in (255, 0, 0);" in said
-    _paint(root / "masks" / "c.png", labels(1), 0, 0, 0, 255, 0, 0, 0, 255, 0)
-    assert opened(root).classes == 1
-
-
-def test_masks_painted_on_transparent_white_are_told(tmp_path):
-    root = tmp_path / "cells"
-    for name in "ab":
-        white = np.full((9, 7, 3), 255, np.uint8)
-        pair(root, name, np.dstack([white, labels(1).astype(np.uint8) * 255]))
-    assert "masks/a.png); make it 0, which is black (transparency is not read)" in refusal(root)
-    pair(root, "a")  # one image may be full of objects where others are not
-    assert opened(root).classes == 1
-
-
-def test_numbered_objects_may_have_other_colours_in_every_file(tmp_path):
-    root = tmp_path / "cells"
-    for name, colour in (("a", (255, 0, 0)), ("b", (0, 255, 0))):
-        pair(root, name, labels(1).astype(np.uint8), kind="instances")
-        _paint(root / "instances" / f"{name}.png", labels(1), 0, 0, 0, *colour)
-    assert len(opened(root)) == 2
-    _paint(root / "instances" / "b.png", labels(1), 0, 255, 0, 0, 0, 0)
-    assert "instances/b.png shows the number 1 in black" in refusal(root)
 
 
 def test_files_pair_by_name_in_order(root):
