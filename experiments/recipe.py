@@ -34,8 +34,11 @@ _STEPS: dict[str, tuple[str, dict[str, Any]]] = {
     "dense": ("50 % non-zero at the start", {"model.density": 0.5}),
     "slow": ("half the step size", {"optimizer.learning_rate": 2e-3}),
     "fast": ("twice the step size", {"optimizer.learning_rate": 8e-3}),
+    "constant": ("steps of constant size", {"optimizer.schedule": "constant"}),
+    "common": ("latent weights at the common rate", {"optimizer.latent_rate": 1.0}),
     "approx": ("Bi-Real Net's gradient", {"model.activation_gradient": "approx_sign"}),
     "average": ("moving average of the weights", {"ema_decay": 0.99}),
+    "running": ("batch statistics of training", {"recalibrate": 0}),
     "plain": (
         "less variation of scale and colour",
         {"data.augment": AugmentOptions(scale=(1.0, 1.0), jitter=0.2, colour=0.1)},
@@ -74,6 +77,8 @@ def rows(scale: Scale) -> list[Row]:
         for name, (label, changes) in _STEPS.items():
             if name == "plain" and scale.config.data.augment == NO_AUGMENTATION:
                 continue  # nothing could be less
+            if name == "running" and not tuned.get("recalibrate", scale.config.recalibrate):
+                continue  # so are the others'
             options = {**tuned, **changes}
             if "ema_decay" in changes:  # averaged weights need statistics of their own
                 options = {"recalibrate": scale.config.recalibrate or 20, **options}
