@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from experiments import command
-from experiments.predict import network_size
+from experiments.model_file import model_file, network_size
 from mbu_jax.errors import InputError
 from mbu_jax.export import export
 from mbu_jax.files import write_bytes_atomic
@@ -70,7 +70,7 @@ def main() -> None:
     """Parse the command line, compile, write, and say how the file is loaded."""
     options = command.parse(ExportConfig, {"default": ExportConfig()})
     command.check_file(options.out, overwrite=options.overwrite)
-    model = options.model / "model.safetensors" if options.model.is_dir() else options.model
+    model = model_file(options.model)
     params = load_packed(model)
     config = params.config
     trained_size = network_size(None, model)

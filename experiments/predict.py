@@ -19,6 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from experiments import command
+from experiments.model_file import load_for_pictures, model_file, network_size
 from mbu_jax.data.frames import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Frames, read_frames
 from mbu_jax.data.reading import scale_image
 from mbu_jax.drawing import CLASS_COLOURS, draw_overlay
@@ -27,8 +28,6 @@ from mbu_jax.files import write_bytes_atomic
 from mbu_jax.instances import label_instances
 from mbu_jax.packing import PackedUNet
 from mbu_jax.predict import logits_to_mask, predict
-from mbu_jax.saving import load_packed
-from mbu_jax.train.rundir import read_config
 
 _MASK, _OVERLAY, _INSTANCES = ".mask.png", ".overlay.png", ".instances.png"
 _WILDCARDS = re.compile(r"[*?[]")
@@ -246,27 +245,6 @@ class Predictor:
         self.failures[item.source] = " ".join(str(error).split())
 
 
-def load_for_pictures(model: Path) -> PackedUNet:
-    """Load a packed network that takes what picture files hold.
-
-    Args:
-      model: the file.
-
-    Returns:
-      The network.
-
-    Raises:
-      InputError: if it cannot be read, or takes images of other than 1 or 3 channels.
-    """
-    params = load_packed(model)
-    if params.config.in_channels not in (1, 3):
-        raise InputError(
-            f"{model} takes images of {params.config.in_channels} channels, picture files have 1 "
-            "or 3; call mbu_jax.predict with arrays"
-        )
-    return params
-
-
 def network_input(image: np.ndarray, size: tuple[int, int] | None, channels: int) -> np.ndarray:
     """Make of a picture what a network is to see.
 
@@ -407,40 +385,11 @@ def _png(picture: Image.Image) -> bytes:
     return content.getvalue()
 
 
-def network_size(
-    asked: tuple[int, int] | Literal["own"] | None, model: Path
-) -> tuple[int, int] | None:
-    """Find the size to which images are scaled for a network.
-
-    Args:
-      asked: by the user; None leaves it to the run.
-      model: packed network, in its run's directory or elsewhere.
-
-    Returns:
-      Height and width: as asked for, or as the run was trained; None where images keep their own.
-
-    Raises:
-      InputError: for a size out of range, or a run that cannot be read.
-    """
-    if asked == "own":
-        return None
-    size = asked
-    if size is None and (model.parent / "config.json").is_file():
-        data = read_config(model.parent).get("data")
-        size = data.get("image_size") if isinstance(data, dict) else None
-    if size is None:
-        return None
-    height, width = size
-    if not (0 < height <= 2**14 and 0 < width <= 2**14):
-        raise InputError(f"image_size is {height} {width}; give a height and width of 1 to 16384")
-    return height, width
-
-
 def main() -> None:
     """Parse the command line, segment, and say what was done; exit with 1 if a file failed."""
     options = command.parse(PredictConfig, {"default": PredictConfig()})
     items = find_items(options.inputs, options.out)
-    model = options.model / "model.safetensors" if options.model.is_dir() else options.model
+    model = model_file(options.model)
     predictor = Predictor(
         load_for_pictures(model), options, network_size(options.image_size, model)
     )

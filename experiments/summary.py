@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from experiments import command
+from experiments.model_file import model_file
 from mbu_jax.packing import PackedUNet
 from mbu_jax.saving import load_packed
 from mbu_jax.summary import summary
@@ -58,7 +59,7 @@ def main() -> None:
 
 def _load(path: Path) -> PackedUNet | UNet:
     """A packed file, a run's packed file, or where there is none the run's best checkpoint."""
-    packed = path / "model.safetensors" if path.is_dir() else path
+    packed = model_file(path)
     if path.is_dir() and not packed.exists():
         network, params, stats, _ = load_run(path, "best")
         return network.model(params, stats)

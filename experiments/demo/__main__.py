@@ -13,6 +13,7 @@ import threading
 from pathlib import Path
 
 from experiments import command
+from experiments.model_file import model_file
 from mbu_jax.errors import InputError
 
 ADDRESS = "127.0.0.1"
@@ -72,7 +73,7 @@ def main() -> None:
     options = command.parse(DemoConfig, {"default": DemoConfig()})
     if importlib.util.find_spec("gradio") is None:
         raise InputError("the demo needs gradio; run: uv sync --extra demo (or pip install gradio)")
-    model = options.run / "model.safetensors" if options.run.is_dir() else options.run
+    model = model_file(options.run)
     with tempfile.TemporaryDirectory(prefix="mbu-demo-") as folder:
         _keep_to_this_machine(folder)
         serve(options, model, Path(folder))

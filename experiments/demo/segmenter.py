@@ -8,7 +8,8 @@ import numpy as np
 from flax import nnx
 
 from experiments.benchmark.models import random_model
-from experiments.predict import load_for_pictures, mask_of_size, network_input, network_size
+from experiments.model_file import load_for_pictures, network_size
+from experiments.predict import mask_of_size, network_input
 from experiments.timing import compare, time_interleaved
 from mbu_jax.data.frames import PICTURE_SUFFIXES, read_frames
 from mbu_jax.drawing import draw_overlay

@@ -19,6 +19,7 @@ from PIL import Image
 
 from experiments import command, predict
 from experiments.demo import __main__ as demo
+from experiments.model_file import load_for_pictures
 from mbu_jax.data.synthetic.generator import generate_example
 from mbu_jax.inference import pack
 from mbu_jax.saving import save_packed
@@ -59,7 +60,7 @@ def expected(folder: Path) -> np.ndarray:
     """The classes that the predict command writes for the picture, uint8 [H, W, 3] as colours."""
     out = folder / "predictions"
     options = predict.PredictConfig((str(folder / "cells.tif"),), folder / "model.safetensors", out)
-    predictor = predict.Predictor(predict.load_for_pictures(options.model), options, None)
+    predictor = predict.Predictor(load_for_pictures(options.model), options, None)
     predictor.run(predict.find_items(options.inputs, out))
     with Image.open(out / "cells.mask.png") as picture:
         numbers = np.asarray(picture)

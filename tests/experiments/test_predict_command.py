@@ -9,6 +9,7 @@ from PIL import ExifTags, Image
 
 import mbu_jax
 from experiments import command, predict
+from experiments.model_file import load_for_pictures
 from mbu_jax.data.synthetic.generator import generate_example
 from mbu_jax.errors import InputError
 from mbu_jax.files import write_json_atomic
@@ -341,4 +342,4 @@ def test_a_network_of_other_channels_is_told(tmp_path):
     path = tmp_path / "model.safetensors"
     save_packed(path, random_packed(UNetConfig(width=4, in_channels=5)))
     with pytest.raises(InputError, match="takes images of 5 channels"):
-        predict.load_for_pictures(path)
+        load_for_pictures(path)

@@ -1,0 +1,75 @@
+"""The packed network that a command is given, and the size of its images."""
+
+from pathlib import Path
+from typing import Literal
+
+from mbu_jax.errors import InputError
+from mbu_jax.packing import PackedUNet
+from mbu_jax.saving import load_packed
+from mbu_jax.train.rundir import RunDirectory, read_config
+
+
+def model_file(path: Path) -> Path:
+    """Find the packed network that a user means.
+
+    Args:
+      path: a run's directory, or the file itself.
+
+    Returns:
+      The file; it need not exist.
+
+    Example:
+      >>> model_file(Path("."))
+      PosixPath('model.safetensors')
+    """
+    return RunDirectory(path).model if path.is_dir() else path
+
+
+def load_for_pictures(model: Path) -> PackedUNet:
+    """Load a packed network that takes what picture files hold.
+
+    Args:
+      model: the file.
+
+    Returns:
+      The network.
+
+    Raises:
+      InputError: if it cannot be read, or takes images of other than 1 or 3 channels.
+    """
+    params = load_packed(model)
+    if params.config.in_channels not in (1, 3):
+        raise InputError(
+            f"{model} takes images of {params.config.in_channels} channels, picture files have 1 "
+            "or 3; call mbu_jax.predict with arrays"
+        )
+    return params
+
+
+def network_size(
+    asked: tuple[int, int] | Literal["own"] | None, model: Path
+) -> tuple[int, int] | None:
+    """Find the size to which images are scaled for a network.
+
+    Args:
+      asked: by the user; None leaves it to the run.
+      model: packed network, in its run's directory or elsewhere.
+
+    Returns:
+      Height and width: as asked for, or as the run was trained; None where images keep their own.
+
+    Raises:
+      InputError: for a size out of range, or a run that cannot be read.
+    """
+    if asked == "own":
+        return None
+    size = asked
+    if size is None and (model.parent / "config.json").is_file():
+        data = read_config(model.parent).get("data")
+        size = data.get("image_size") if isinstance(data, dict) else None
+    if size is None:
+        return None
+    height, width = size
+    if not (0 < height <= 2**14 and 0 < width <= 2**14):
+        raise InputError(f"image_size is {height} {width}; give a height and width of 1 to 16384")
+    return height, width
