@@ -6,6 +6,7 @@ MBU_JAX_REQUIRE_NATIVE=1 in the environment that is an error.
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCES = Path("mbu_jax/native")
 LIBRARY = SOURCES / "libmbu.so"
+COMPILERS = ("g++", "c++", "clang++")
 FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden")
 AVX2 = ("-mavx2", "-mfma", "-mbmi2")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
@@ -70,22 +72,35 @@ def compile_library(root: Path) -> None:
       root: of the source tree.
 
     Raises:
-      Unavailable: where there is no compiler, or it fails.
+      Unavailable: where there is no compiler, or none that is there can compile it.
     """
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++", "clang++")), None)
-    if compiler is None:
-        raise Unavailable("there is no C++ compiler; install g++ or clang++")
+    asked = shlex.split(os.environ.get("CXX", ""))  # "ccache g++" is two words
+    compilers = [asked] if asked else [[name] for name in COMPILERS if shutil.which(name)]
+    if not compilers:
+        raise Unavailable("there is no C++ compiler; install g++ 12 or newer, or clang++")
     try:
         import jaxlib
     except ImportError:
         raise Unavailable("jaxlib, whose headers it needs, is not installed") from None
-    headers = ("-isystem", str(Path(jaxlib.__file__).parent / "include"))
+    headers = Path(jaxlib.__file__).parent / "include"
+    failures = []
+    for compiler in compilers:
+        try:
+            _compile_with(compiler, root, headers)
+        except Unavailable as problem:
+            failures.append(str(problem))
+        else:
+            return
+    raise Unavailable("\n".join(failures))
+
+
+def _compile_with(compiler: list[str], root: Path, headers: Path) -> None:
     x86 = platform.machine() in ("x86_64", "AMD64")
     sources = root / SOURCES
     with tempfile.TemporaryDirectory() as scratch:
         units = {
             "weights.o": ("weights.cpp",),
-            "ffi.o": ("ffi.cpp", *headers),
+            "ffi.o": ("ffi.cpp", "-isystem", str(headers)),
             "dispatch.o": ("dispatch.cpp", *(("-DMBU_X86",) if x86 else ())),
         }
         for name in INSTRUCTIONS if x86 else ("portable",):
@@ -93,11 +108,12 @@ def compile_library(root: Path) -> None:
 
         def compile_unit(unit: str) -> None:
             source, *flags = units[unit]
-            _run([compiler, *FLAGS, *flags, "-c", str(sources / source), "-o", f"{scratch}/{unit}"])
+            made = f"{scratch}/{unit}"
+            _run([*compiler, *FLAGS, *flags, "-c", str(sources / source), "-o", made])
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(compile_unit, units))
-        _run([compiler, "-shared", "-o", f"{scratch}/library", *(f"{scratch}/{u}" for u in units)])
+        _run([*compiler, "-shared", "-o", f"{scratch}/library", *(f"{scratch}/{u}" for u in units)])
         # A process that has the old one loaded keeps it.
         new = (root / LIBRARY).with_suffix(".new")
         shutil.copyfile(f"{scratch}/library", new)

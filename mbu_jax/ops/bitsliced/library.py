@@ -18,7 +18,10 @@ def absent() -> str | None:
       What is missing, in words, or None where the engine can run.
     """
     if not _LIBRARY.exists():
-        return "its library was not compiled; install a C++ compiler, then mbu_jax from source"
+        return (
+            "its library was not compiled; install a C++ compiler (g++ 12, say), then mbu_jax from "
+            "source, whose build says what failed"
+        )
     try:
         library = load()
     except (OSError, AttributeError) as error:  # the latter where it is of another version
