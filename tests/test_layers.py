@@ -250,6 +250,38 @@ def test_training_gradient_of_norm_and_activation(bits: int, gradient: Any) -> N
     np.testing.assert_allclose(got, gamma / sigma * (dz - spread), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["masked", "binary"])
+def test_a_scale_of_each_channel_changes_neither_output_nor_gradient(precision: Any) -> None:
+    """BatchNorm undoes it both ways, which is why quantized weights have none."""
+    rng = np.random.default_rng()
+    scale = jnp.asarray(rng.uniform(0.5, 2, (1, 1, 1, 4)), jnp.float32)
+    graph, latents, rest = nnx.split(
+        nnx.List(
+            [
+                Conv3x3(6, 4, precision, QuantizationOptions(), rngs=nnx.Rngs(0)),
+                NormActivation(4, QuantizationOptions(), integer=True, rngs=nnx.Rngs(0)).norm,
+            ]
+        ),
+        LatentWeight,
+        ...,
+    )
+    latents = jax.tree.map(lambda w: jnp.asarray(latent(rng, *w.shape)), latents)
+    x = jnp.asarray(activations(rng, 1, 2, 6, 7, 6))
+    dy = jnp.asarray(rng.normal(size=(2, 6, 7, 4)), jnp.float32)
+
+    def run(scale: Array | float) -> list[Array]:
+        def scaled(latents: nnx.State) -> Array:
+            conv, norm = nnx.merge(graph, latents, rest, copy=True)
+            return norm(conv(x) * scale)
+
+        y, backward = jax.vjp(scaled, latents)
+        return [y, *jax.tree.leaves(backward(dy))]
+
+    for plain, changed in zip(run(1.0), run(scale), strict=True):
+        assert np.abs(plain).max() > 0.1
+        np.testing.assert_allclose(changed, plain, rtol=1e-4, atol=1e-4)
+
+
 def test_modes_and_folding() -> None:
     layer = NormActivation(2, QuantizationOptions(), integer=True, rngs=nnx.Rngs(0))
     y = jnp.array([[[[5.0, -3.0]], [[1.0, 9.0]]]])
