@@ -43,10 +43,12 @@ def run_study(study: Study, options: StudyOptions) -> None:
     seeds = max(scale.seeds, _seeds(earlier))
     runs = plan(rows, dataclasses.replace(scale, seeds=seeds), options)
     # Late, because these import JAX's devices, Orbax and more, which a listing can do without.
+    from experiments.study.content import check_content
     from experiments.study.execution import carry_out
     from experiments.study.latency import measured
     from experiments.study.report import collect
 
+    check_content(runs, wanted, earlier)
     failed = carry_out(wanted)
     latency = measured(_first_finished(runs), scale, earlier and earlier["latency"])
     results = collect(study, scale, options, runs, failed, latency, earlier)

@@ -70,7 +70,7 @@ def collect(
             scored, facts = _read(run.directory.evaluation), _read(run.facts)
             definitions, images = scored["definitions"], scored["images"]
             entry["scores"] = {name: scored[name] for name in SCORES}
-            entry |= {"best_update": scored["step"], **facts}
+            entry |= {"best_update": scored["step"], "content": run.content, **facts}
         elif entry["run"] in failed:
             entry["failed"] = failed[entry["run"]]
         elif entry["run"] in kept:

@@ -14,7 +14,7 @@ from mbu_jax.errors import InputError
 from mbu_jax.files import to_json
 from mbu_jax.train.config import RESUMABLE, TrainConfig
 from mbu_jax.train.recorder import read_metrics
-from mbu_jax.train.rundir import RunDirectory
+from mbu_jax.train.rundir import RunDirectory, read_config
 
 FACTS = "facts.json"
 
@@ -48,6 +48,11 @@ class Run:
     def finished(self) -> bool:
         """Whether nothing is left to do."""
         return self.facts.exists()
+
+    @property
+    def content(self) -> str | None:
+        """A name for the images that a finished one saw; None where they were generated."""
+        return read_config(self.directory.path).get("found", {}).get("content")
 
     def progress(self) -> str:
         """Say how far it is.

@@ -22,7 +22,7 @@ from mbu_jax.errors import InputError
 from mbu_jax.files import to_json, write_bytes_atomic
 from mbu_jax.train.checkpoints import Checkpoints
 from mbu_jax.train.config import TrainConfig
-from mbu_jax.train.images import open_images, some_images, statistics_batches
+from mbu_jax.train.images import batches_seed, open_images, some_images, statistics_batches
 from mbu_jax.train.initial import initial_weights
 from mbu_jax.train.meter import EpochMeter
 from mbu_jax.train.metrics import SCORES
@@ -219,8 +219,10 @@ class SweepTrainer:
         return [one.result() for one in scores], self._population.zeros(masked, params)
 
     def _batches(self, seed: int) -> TrainIterator:
-        recipe = self._recipe
-        return train_batches(self._images, recipe.data, batch_size=recipe.batch_size, seed=seed)
+        recipe = dataclasses.replace(self._recipe, seed=seed)
+        return train_batches(
+            self._images, recipe.data, batch_size=recipe.batch_size, seed=batches_seed(recipe)
+        )
 
 
 def finished(folder: Path, chunk: Chunk) -> bool:

@@ -105,6 +105,25 @@ def images_of_run(
     return PreparedImages(source, None if size is None else (size[0], size[1]))
 
 
+def batches_seed(config: TrainConfig) -> int:
+    """Choose the seed of a run's order of images and of their variation.
+
+    Args:
+      config: all options.
+
+    Returns:
+      The run's own seed; another one made of it where ``initial`` is given, or a run of the same
+      seed would be trained further with the very crops that it has seen.
+
+    Example:
+      >>> batches_seed(TrainConfig(seed=3))
+      3
+    """
+    if config.initial is None:
+        return config.seed
+    return int(np.random.SeedSequence([config.seed, 1]).generate_state(1)[0])
+
+
 def statistics_batches(
     images: PreparedImages, config: TrainConfig, *, process_index: int = 0, process_count: int = 1
 ) -> Iterator[dict[str, Any]]:

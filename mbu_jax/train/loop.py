@@ -20,7 +20,7 @@ from mbu_jax.train.checkpoints import Checkpoints, load_run
 from mbu_jax.train.cluster import failing_together, gather_ids
 from mbu_jax.train.config import ADDED_LATER, RESUMABLE, TrainConfig
 from mbu_jax.train.evaluation import Evaluator
-from mbu_jax.train.images import open_images, some_images, statistics_batches
+from mbu_jax.train.images import batches_seed, open_images, some_images, statistics_batches
 from mbu_jax.train.initial import initial_weights
 from mbu_jax.train.layer_statistics import layer_statistics
 from mbu_jax.train.meter import EpochMeter
@@ -308,7 +308,7 @@ class Trainer:
             self._train_images,
             dataclasses.replace(self.config.data, **other),
             batch_size=self.config.batch_size,
-            seed=self.config.seed,
+            seed=batches_seed(self.config),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

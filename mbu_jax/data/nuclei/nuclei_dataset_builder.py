@@ -2,17 +2,21 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import override
 
 import numpy as np
+import tensorflow_datasets as tfds
+from tqdm import tqdm
 
 from mbu_jax.data.archives import Entry, list_folder, list_zip
 from mbu_jax.data.builder import Record, SegmentationBuilder
 from mbu_jax.data.download import download
 from mbu_jax.data.example import Example
+from mbu_jax.data.nuclei.fields import find_fields
 from mbu_jax.data.reading import read_image, read_mask
+from mbu_jax.data.splits import SPLITS, Split, split_of
 from mbu_jax.errors import InputError
 
 ARCHIVE_URL = "https://data.broadinstitute.org/bbbc/BBBC038/stage1_train.zip"
@@ -30,6 +34,11 @@ _REMEDY = (
 class Builder(SegmentationBuilder):
     """TFDS builder of the nuclei; the layout and its rules are in this folder's README."""
 
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {  # noqa: RUF012 (TFDS's own convention)
+        "2.0.0": "Keeps the tiles of one field of view in one split.",
+        "1.1.0": "States its content.",
+    }
     HOMEPAGE = "https://bbbc.broadinstitute.org/BBBC038"
     HAS_INSTANCES = True
 
@@ -43,6 +52,14 @@ class Builder(SegmentationBuilder):
         if not archive.is_file():
             download(ARCHIVE_URL, archive, check=_check_public)
         return _records(list_zip(archive), str(archive))
+
+    @classmethod
+    @override
+    def split_records(cls, records: Sequence[Record]) -> dict[Split, list[Record]]:
+        """Parts records by field of view; see ``SegmentationBuilder.split_records``."""
+        bar = tqdm(records, desc="looking for tiles of one field", unit="image", leave=False)
+        field = find_fields((r.id, read_image(r.image.read(), r.image.label)) for r in bar)
+        return {s: [r for r in records if split_of(field[r.id]) == s] for s in SPLITS}
 
     @staticmethod
     @override
