@@ -54,6 +54,23 @@ def test_splits_follow_the_ids(prepared):
         assert 1 <= len(source) < len(FOLDERS)
 
 
+def test_tiles_of_one_field_are_in_one_split(tmp_path):
+    """Whatever their own ids say."""
+    field = np.random.default_rng().integers(0, 256, (64, 64 * 7, 3), np.uint8)
+    ids = [f"tile-{i}" for i in range(7)]
+    assert len({split_of(i) for i in ids}) == 2
+    for left, example_id in enumerate(ids):
+        tile = field[:, 64 * left : 64 * left + 65][:, :64]
+        if left:  # goes on as its neighbour ends
+            tile[:, 0] = field[:, 64 * left - 1]
+        for kind, array in (("images", tile), ("masks", tile[..., 0])):
+            path = tmp_path / "stage1_train" / example_id / kind / f"{example_id}.png"
+            path.parent.mkdir(parents=True)
+            Image.fromarray(array).save(path)
+    sides = Builder.split_records(Builder.find_records(tmp_path, tmp_path))
+    assert [r.id for r in sides[split_of(ids[0])]] == ids
+
+
 def test_is_a_tfds_dataset_with_its_metadata(prepared):
     """TFDS itself opens the result and finds the folder's README, citation and tags."""
     open_source("nuclei", "all", data_dir=DUMMY, prepared_dir=prepared)

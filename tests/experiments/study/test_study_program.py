@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from experiments import command, levels, recipe
-from experiments.study import execution, program
+from experiments.study import content, execution, program
 from experiments.study import latency as timing
 from experiments.study.options import StudyOptions
 from experiments.study.report import finished_runs
 from experiments.study.runs import Run, plan
 from experiments.study.scales import chosen_scale
-from tests.experiments.study.stored import MACHINE, latency, store
+from tests.experiments.study.stored import MACHINE, Data, latency, store
 
 
 @pytest.fixture
@@ -31,6 +31,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 store(run)
         return {}
 
+    monkeypatch.setattr(content, "open_images", lambda *_: (Data(), None))
     monkeypatch.setattr(execution, "carry_out", carry_out)
     monkeypatch.setattr(timing, "measured", lambda runs, *_: latency(list(runs.values())))
     return done
@@ -89,6 +90,50 @@ def test_results_of_another_dataset_are_not_replaced(
     )
     assert trained == []
     assert (folder / program.RESULTS).read_bytes() == before
+
+
+def test_networks_of_other_images_are_not_compared(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trained: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Neither with what an earlier report holds nor with what is trained from now on."""
+    monkeypatch.chdir(tmp_path)
+
+    def saw(*runs: Run) -> None:
+        for run, images in zip(runs, ("these", "those"), strict=False):
+            store(run, images=images)
+
+    def refusal(*rows: str) -> str:
+        capsys.readouterr()
+        code, _ = run_command(monkeypatch, levels, "--rows", *rows, "--seeds", "1")
+        assert code == 2
+        assert trained == []
+        error = capsys.readouterr().err
+        assert error.endswith(
+            " are of other images or another split, and do not compare; choose another --runs and "
+            "another --out, or move the old ones away\n"
+        )
+        return error
+
+    options = StudyOptions(seeds=1)
+    scale = chosen_scale(options)
+    floating, binary, *_ = plan(levels.STUDY.rows(scale), scale, options)
+    saw(floating, binary)
+    assert str(floating.directory.path) in (error := refusal("binary"))
+    assert str(binary.directory.path) in error
+    shutil.rmtree(binary.directory.path)
+    monkeypatch.setattr(content, "open_images", lambda *_: (Data("those"), None))
+    assert "the data at hand and" in refusal("binary")
+
+    monkeypatch.setattr(content, "open_images", lambda *_: (Data("these"), None))
+    code, folder = run_command(monkeypatch, levels, "--rows", "full_precision", "--seeds", "1")
+    assert code == 0
+    results = (folder / program.RESULTS).read_bytes()
+    store(floating, images="those")
+    assert f"earlier results of {floating.directory.path.name}" in refusal("full_precision")
+    assert (folder / program.RESULTS).read_bytes() == results
 
 
 def test_times_of_runs_that_are_gone_are_kept_or_named(

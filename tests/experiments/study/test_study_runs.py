@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 from experiments import bits, command
-from experiments.study import execution, program
+from experiments.study import content, execution, program
 from experiments.study.options import StudyOptions
 from experiments.study.rows import changed
 from experiments.study.runs import Run, chosen, described
@@ -19,7 +19,7 @@ from mbu_jax.errors import InputError
 from mbu_jax.train.config import TrainConfig
 from mbu_jax.train.loop import TrainingDiverged
 from tests.experiments.study.planning import COMMANDS, NAMES, planned
-from tests.experiments.study.stored import store
+from tests.experiments.study.stored import Data, store
 
 
 def run_command(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> int | str | None:
@@ -170,6 +170,7 @@ class Trainings:
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
     stand_in = Trainings()
+    monkeypatch.setattr(content, "open_images", lambda *_: (Data(), None))
     monkeypatch.setattr(execution, "_carry_out", stand_in.carry_out)
     return stand_in
 
