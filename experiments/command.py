@@ -216,6 +216,30 @@ def check_file(path: Path, *, overwrite: bool, option: str = "--out") -> None:
     _check_writable(path.parent, option)
 
 
+def check_report(folder: Path, results: str, others: Sequence[str]) -> None:
+    """Refuse to replace files that are no earlier report's.
+
+    Args:
+      folder: of the report.
+      results: name of the file that every report has.
+      others: names of the files that are made from it.
+
+    Raises:
+      InputError: where one of these is there without the results.
+
+    Example:
+      >>> check_report(Path("."), "results.json", ("table.md",))
+    """
+    if (folder / results).exists():
+        return
+    for name in others:
+        if (folder / name).exists(follow_symlinks=False):
+            raise InputError(
+                f"{folder} holds {name} but no {results}, so it is of something else; choose "
+                "another --out, or move it away"
+            )
+
+
 def disk_full(error: BaseException) -> BaseException | None:
     """Find the full disk behind an error, in its causes and in groups of errors.
 

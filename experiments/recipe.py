@@ -80,6 +80,8 @@ def rows(scale: Scale) -> list[Row]:
             if name == "running" and not tuned.get("recalibrate", scale.config.recalibrate):
                 continue  # so are the others'
             options = {**tuned, **changes}
+            if name == "approx" and bits == 2:  # defined for a sign
+                label += ", stretched"
             if "ema_decay" in changes:  # averaged weights need statistics of their own
                 options = {"recalibrate": scale.config.recalibrate or 20, **options}
             found.append(

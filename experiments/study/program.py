@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.command import make_folder
+from experiments.command import check_report, make_folder
 from experiments.study.options import StudyOptions
 from experiments.study.report import finished_runs
 from experiments.study.rows import Study
@@ -37,7 +37,9 @@ def run_study(study: Study, options: StudyOptions) -> None:
     folder = options.out or Path("results", study.name, scale.name)
     make_folder(folder)
     earlier = _earlier(folder / RESULTS)
-    if earlier is not None:
+    if earlier is None:
+        check_report(folder, RESULTS, (TABLE, FIGURE))
+    else:
         _check_same(earlier, study, scale, folder)
     # The report keeps further seeds that an earlier command trained.
     seeds = max(scale.seeds, _seeds(earlier))

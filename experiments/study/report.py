@@ -84,7 +84,7 @@ def collect(
         "scale": scale.name,
         "dataset": scale.config.dataset,
         "validation_images": images,
-        "command": _command(study, options),
+        "commands": _commands(study, options, rows),
         "machine": machine(),
         "definitions": definitions,
         "remarks": [*scale.remarks, *study.remarks],
@@ -137,6 +137,37 @@ def milliseconds(results: Mapping[str, Any], name: str) -> float | None:
     return None if row is None else 1000 * row["median"]
 
 
+def relative_time(results: Mapping[str, Any], name: str) -> float | None:
+    """Compare a row's time for an image with that of the row that stands for all.
+
+    Args:
+      results: of a study.
+      name: of the row.
+
+    Returns:
+      The median over rounds of its time over the other's in the same round, which a machine that
+      changes its speed leaves alone; None where it was not measured.
+    """
+    rows = (results["latency"] or {}).get("rows") or {}
+    if name not in rows:
+        return None
+    reference = rows[compared_row(results)]["seconds"]
+    return statistics.median(a / b for a, b in zip(rows[name]["seconds"], reference, strict=True))
+
+
+def compared_row(results: Mapping[str, Any]) -> str:
+    """Choose the row that others' times are compared with.
+
+    Args:
+      results: of a study, some of whose rows are timed.
+
+    Returns:
+      The binary network's name where it is timed, else the first one's.
+    """
+    timed = results["latency"]["rows"]
+    return "binary" if "binary" in timed else next(iter(timed))
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -146,12 +177,28 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _command(study: Study, options: StudyOptions) -> str:
-    """How to get these results; where the data lie is another's matter."""
-    parts = [f"python -m experiments.{study.name} --scale {options.scale}"]
-    for name in ("dataset", "seeds", "rounds"):
-        if (value := getattr(options, name)) is not None:
-            parts.append(f"--{name} {value}")
+def _commands(
+    study: Study, options: StudyOptions, rows: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """How to get these results, of which some rows may have more seeds than others.
+
+    Where the data lie is another's matter.
+    """
+    start = f"python -m experiments.{study.name} --scale {options.scale}"
+    end = ""
+    if options.dataset is not None:
+        start += f" --dataset {options.dataset}"
+    if options.rounds is not None:
+        end += f" --rounds {options.rounds}"
     if options.data_dir is not None:
-        parts.append("--data-dir DIR")
-    return " ".join(parts)
+        end += " --data-dir DIR"
+    of_row = {
+        name: max((run["seed"] + 1 for run in finished_runs(row)), default=0)
+        for name, row in rows.items()
+    }
+    commands = []
+    for seeds in sorted(set(of_row.values()) - {0}):
+        chosen_rows = [name for name in of_row if of_row[name] >= seeds]
+        named = "" if len(chosen_rows) == len(of_row) else f" --rows {' '.join(chosen_rows)}"
+        commands.append(f"{start} --seeds {seeds}{end}{named}")
+    return commands

@@ -4,7 +4,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from experiments.study import paper
-from experiments.study.report import finished_runs, milliseconds, spread
+from experiments.study.report import (
+    compared_row,
+    finished_runs,
+    milliseconds,
+    relative_time,
+    spread,
+)
 
 _TITLES = {"dice": "Dice", "iou": "IoU", "f1": "F1"}
 _ABSENT = "-"
@@ -32,7 +38,7 @@ def table(results: Mapping[str, Any]) -> str:
 
 
 def _heading(results: Mapping[str, Any]) -> list[str]:
-    lines = [f"`{results['command']}`", ""]
+    lines = ["```sh", *results["commands"], "```", ""] if results["commands"] else []
     machines = {
         _machine(run["machine"]): None
         for row in results["rows"].values()
@@ -46,7 +52,8 @@ def _heading(results: Mapping[str, Any]) -> list[str]:
             f"Packed networks of the first seed timed on {_machine(latency['machine'])}, engine "
             f"{' and '.join(sorted(engines))} (bitsliced with {latency['instructions']}), one "
             f"image of {latency['size']}x{latency['size']}: medians of {latency['rounds']} "
-            "interleaved rounds."
+            f"interleaved rounds; and of the ratio, in each round, to the time of "
+            f"{results['rows'][compared_row(results)]['label']}."
         )
     if results["validation_images"] is not None:
         several = any(len(finished_runs(row)) > 1 for row in results["rows"].values())
@@ -73,6 +80,7 @@ def _columns(results: Mapping[str, Any]) -> list[_Column]:
         columns.append(("non-zero weights", lambda _, row: _density(row)))
     if any(milliseconds(results, name) is not None for name in results["rows"]):
         columns.append(("ms", lambda name, _: _optional(milliseconds(results, name), "#.3g")))
+        columns.append(("ratio", lambda name, _: _optional(relative_time(results, name), ".2f")))
     columns.append(("minutes", lambda _, row: _minutes(row)))
     if any(row["paper"] for row in rows):
         columns += [(f"paper's {_TITLES[score]}", _paper(score)) for score in paper.SCORES]

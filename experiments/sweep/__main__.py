@@ -44,6 +44,7 @@ def run(options: SweepOptions) -> None:
         _list(chunks(sweep.series, members or options.chunk_members or LAYERS + 1), runs)
         return
     trainer = functools.cache(lambda: SweepTrainer(sweep.recipe, runs, options.at_once))
+    command.check_report(options.folder, RESULTS, (TABLE, FIGURE, NETWORKS))
     if members is None:
         trainer()  # refuses data that cannot be used before anything is written
     planned = chunks(sweep.series, claim(runs, sweep, options, lambda: trainer().largest_chunk()))

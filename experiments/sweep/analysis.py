@@ -21,7 +21,7 @@ IMAGE_SIZE = 512, 512
 FEW = 4
 """The paper's Figure 3(c) leaves out networks of five masked layers and more."""
 
-_MEANS = ("dice", "iou", "operations", "nonzero_macs")
+_MEANS = ("dice", "iou", "operations", "bitsliced_macs")
 _FEWEST = 3  # orders: the interval of two, 12.7 standard errors either way, tells nothing
 
 
@@ -39,7 +39,7 @@ def network_row(
 
     Returns:
       A flat line of ``results.csv``: ``masked`` is a digit a layer, ``operations`` and
-      ``nonzero_macs`` are of one image of `IMAGE_SIZE`, ``zeros/<layer>`` shares.
+      ``bitsliced_macs`` are of one image of `IMAGE_SIZE`, ``zeros/<layer>`` shares.
     """
     zeros = zero_shares(member["zeros"], width)
     return {
@@ -50,7 +50,7 @@ def network_row(
         **member["scores"],
         **{f"training_{name}": value for name, value in member["last_epoch"].items()},
         "operations": dense_cost(mask, width, IMAGE_SIZE),
-        "nonzero_macs": round(nonzero_cost_of(mask, member["zeros"], width, IMAGE_SIZE)),
+        "bitsliced_macs": round(nonzero_cost_of(mask, member["zeros"], width, IMAGE_SIZE)),
         **{f"zeros/{layer}": share for layer, share in zeros.items()},
     }
 
@@ -106,6 +106,8 @@ def shapley_values(
         name: {column: _number(values[layer]) for column, values in columns.items()}
         for layer, name in enumerate(LAYER_NAMES)
     }
+    if sweep.recipe.initial is not None:
+        method += "; all from the same weights, whose choice it leaves out"
     return {
         "method": method,
         "unit": unit,

@@ -47,9 +47,9 @@ def draw(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], path: Pa
     _draw_costs(dense, networks, "operations")
     dense.set_title("Dice over operations, zeros multiplied")
     dense.set_xlabel(f"10^9 one-bit operations, one image of {height}x{breadth}")
-    _draw_costs(nonzero, networks, "nonzero_macs")
+    _draw_costs(nonzero, networks, "bitsliced_macs")
     nonzero.set_title("Dice over operations, zeros skipped")
-    nonzero.set_xlabel(f"10^9 non-zero multiply-accumulates, one image of {height}x{breadth}")
+    nonzero.set_xlabel(f"10^9 multiply-accumulates, one image of {height}x{breadth}")
     scale = ScalarMappable(Normalize(0, LAYERS), _BY_COUNT)
     figure.colorbar(scale, ax=[dense, nonzero], label="masked layers", location="right")
     recipe = results["recipe"]

@@ -23,7 +23,7 @@ class Series:
 
     Attributes:
       name: of the series.
-      seed: of initialization, order and augmentation.
+      seed: of order and augmentation, and of initialization where nothing trained is given.
       masks: the layers that each network masks.
       order: indices of layers where each network masks one more than the one before, else None.
     """

@@ -25,6 +25,7 @@ from experiments.sweep.options import Sweep, SweepOptions
 from experiments.sweep.plan import Chunk, described
 from experiments.sweep.training import read_chunk
 from mbu_jax.architecture import LAYER_NAMES, unet_layers
+from mbu_jax.errors import InputError
 from mbu_jax.files import to_json, write_bytes_atomic, write_json_atomic
 from mbu_jax.masking import cost_scores
 from mbu_jax.train.config import TrainConfig
@@ -51,7 +52,7 @@ def write_report(
       The content of ``results.json``.
 
     Raises:
-      InputError: where a chunk's file is damaged.
+      InputError: where a chunk's file is damaged, or chunks do not belong together.
     """
     width = sweep.recipe.model.width
     heads, rows = [], []
@@ -60,6 +61,12 @@ def write_report(
         heads.append(head)
         for mask, member in zip(chunk.masks, members, strict=True):
             rows.append(network_row(chunk.series, chunk.seed, mask, member, width))
+    for name, of in (("content", "images"), ("start", "weights to start from")):
+        if len({head[name] for head in heads}) > 1:
+            raise InputError(
+                f"the chunks in {runs} were trained with different {of}; choose another --out to "
+                "train all with the present ones"
+            )
     seconds = sum(head["training_seconds"] + head["evaluation_seconds"] for head in heads)
     results = {
         "title": "Sweep over masked layers",
@@ -141,7 +148,8 @@ def table(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
         f"All start from {results['starts_from'] or 'random weights'}.",
         f"Operations are those of the one-bit convolutions on one image of {height}x{breadth}: "
         "where zeros are multiplied, two products for a masked layer (the paper's count), and "
-        "where they are skipped (non-zero multiply-accumulates).",
+        "where they are skipped, multiply-accumulates of the bitsliced engine (of a binary layer, "
+        "which has no zeros, about half: it counts the rarer sign).",
         "",
         "## What masking a layer is worth",
         "",
@@ -156,7 +164,7 @@ def table(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
         *_networks(cost_ordered(networks)),
         "",
     ]
-    for cost, name in (("operations", "operations"), ("nonzero_macs", "non-zeros")):
+    for cost, name in (("operations", "operations"), ("bitsliced_macs", "MACs")):
         title = f"## Networks that none beats in Dice at as few {name}"
         lines += [title, "", *_networks(trade_offs(networks, cost)), ""]
     lines += [f"- {name}: {text}" for name, text in results["definitions"].items()]
@@ -187,7 +195,7 @@ def _layers(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> li
 
 def _networks(networks: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
-        "| masked | Dice | IoU | 10^9 operations | 10^9 non-zero MACs | trained | layers |",
+        "| masked | Dice | IoU | 10^9 operations | 10^9 MACs, zeros skipped | trained | layers |",
         "|---|---|---|---|---|---|---|",
     ]
     for one in networks:
@@ -195,7 +203,7 @@ def _networks(networks: Sequence[Mapping[str, Any]]) -> list[str]:
         masked = [n for n, digit in zip(LAYER_NAMES, one["masked"], strict=True) if digit == "1"]
         lines.append(
             f"| {one['masked_layers']} | {one['dice']:.3f}{several} | {one['iou']:.3f} "
-            f"| {one['operations'] / 1e9:.3g} | {one['nonzero_macs'] / 1e9:.3g} "
+            f"| {one['operations'] / 1e9:.3g} | {one['bitsliced_macs'] / 1e9:.3g} "
             f"| {one['trained']} | {', '.join(masked) or 'none'} |"
         )
     return lines

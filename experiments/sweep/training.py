@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import shutil
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -55,13 +57,18 @@ class SweepTrainer:
     def __init__(self, recipe: TrainConfig, folder: Path, at_once: int | None = None) -> None:
         self._recipe = recipe
         self._folder = folder
-        _, self._images = open_images(recipe, "train")
+        dataset, self._images = open_images(recipe, "train")
         _, self._validation_images = open_images(recipe, "validation")
         self._config = recipe.model.build()
         network = Network.build(self._config)
         self._start: Tree | None = None
         if recipe.initial is not None:
             self._start, _ = initial_weights(recipe.initial, network, some_images(self._images))
+        # What all chunks must have in common, whichever process trains them, and when.
+        self._origin = {
+            "content": dataset.facts.get("content"),
+            "start": None if self._start is None else _digest(self._start),
+        }
         self.total_steps = epoch_length(self._images, recipe.batch_size, recipe.epochs)
         self._last_epoch = epoch_length(self._images, recipe.batch_size, recipe.epochs - 1)
         optimizer = make_optimizer(
@@ -119,6 +126,7 @@ class SweepTrainer:
         scores, zeros = self._evaluate(masked, chunk.seed, state)
         means = meter.means()
         head: dict[str, Any] = {"chunk": chunk.index, "series": chunk.series, "seed": chunk.seed}
+        head |= self._origin
         head |= {"training_seconds": seconds, "evaluation_seconds": time.perf_counter() - start}
         lines: list[dict[str, Any]] = [head | {"updates": self.total_steps, "machine": machine()}]
         for member, mask in enumerate(chunk.masks):
@@ -223,6 +231,14 @@ class SweepTrainer:
         return train_batches(
             self._images, recipe.data, batch_size=recipe.batch_size, seed=batches_seed(recipe)
         )
+
+
+def _digest(weights: Tree) -> str:
+    """16 hex digits."""
+    content = hashlib.sha256()
+    for leaf in jax.tree.leaves(weights):
+        content.update(np.asarray(leaf).tobytes())
+    return content.hexdigest()[:16]
 
 
 def finished(folder: Path, chunk: Chunk) -> bool:

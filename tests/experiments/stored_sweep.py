@@ -22,11 +22,12 @@ def dice(mask: Mask, seed: int) -> float:
     return float(0.4 + WORTH[list(mask)].sum() + noise)
 
 
-def store(runs: Path, sweep: Sweep, chunk: Chunk) -> None:
+def store(runs: Path, sweep: Sweep, chunk: Chunk, **origin: str) -> None:
     """Write a chunk's file."""
     runs.mkdir(parents=True, exist_ok=True)
     head: dict[str, Any] = {"chunk": chunk.index, "series": chunk.series, "seed": chunk.seed}
     head |= {"training_seconds": 1.5, "evaluation_seconds": 0.5, "updates": 9, "machine": MACHINE}
+    head |= {"content": None, "start": None} | origin
     lines: list[dict[str, Any]] = [head]
     for mask in chunk.masks:
         masked = [name for name, m in zip(LAYER_NAMES, mask, strict=True) if m]

@@ -41,7 +41,7 @@ def scored_rows(sweep: Sweep, value: Callable[[Mask, int], float]) -> list[dict[
             "dice": value(mask, series.seed),
             "iou": value(mask, series.seed) / 2,
             "operations": 100 + sum(mask),
-            "nonzero_macs": 100 - sum(mask) + series.seed,
+            "bitsliced_macs": 100 - sum(mask) + series.seed,
         }
         for series in sweep.series
         for mask in series.masks
@@ -185,7 +185,7 @@ def test_costs_are_those_of_the_layers():
     layers = unet_layers(4)
     for row, precision in ((none, "binary"), (everything, "masked")):
         planned = nonzero_macs(layers, dict.fromkeys(LAYER_NAMES, precision), density=0.5)
-        assert row["nonzero_macs"] == pytest.approx(sum(planned.values()))
+        assert row["bitsliced_macs"] == pytest.approx(sum(planned.values()))
 
 
 def test_networks_of_the_same_layers_are_brought_together():
@@ -200,7 +200,7 @@ def test_networks_of_the_same_layers_are_brought_together():
         assert one["dice"] == pytest.approx((count + 1) / 24)
         assert one["iou"] == pytest.approx((count + 1) / 48)
         assert (one["lowest"], one["highest"]) == (count / 24, (count + 2) / 24)
-        assert (one["operations"], one["nonzero_macs"]) == (100 + count, 101 - count)
+        assert (one["operations"], one["bitsliced_macs"]) == (100 + count, 101 - count)
 
 
 def test_a_lucky_seed_is_no_trade_off():

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from experiments.sweep.options import SweepOptions, chosen_sweep
 from experiments.sweep.plan import chunks
 from experiments.sweep.report import write_report
+from mbu_jax.errors import InputError
 from tests.experiments import stored_sweep
 from tests.experiments.stored_sweep import dice, store
 
@@ -33,6 +34,25 @@ def report(folder: Path, **options: Any) -> tuple[dict[str, Any], str]:
     for chunk in planned:
         store(folder / "runs", sweep, chunk)
     return write_report(sweep, chosen, planned, folder / "runs"), (folder / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"content": "b"}, "different images"), ({"start": "b"}, "different weights to start from")],
+)
+def test_chunks_of_another_origin_are_not_pooled(
+    tmp_path: Path, changed: dict[str, str], said: str
+) -> None:
+    chosen = SweepOptions(scale="smoke", out=tmp_path, permutations=2)
+    sweep = chosen_sweep(chosen)
+    planned = chunks(sweep.series, 4)
+    assert len(planned) > 1
+    for chunk in planned:
+        origin = {"content": "a", "start": "a"} | (changed if chunk is planned[-1] else {})
+        store(tmp_path / "runs", sweep, chunk, **origin)
+    with pytest.raises(InputError, match=said):
+        write_report(sweep, chosen, planned, tmp_path / "runs")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
 def cells(text: str, heading: str) -> list[list[str]]:

@@ -126,6 +126,19 @@ def test_an_interrupted_run_sees_the_same_batches(tmp_path, updates, sources, st
     assert losses(tmp_path / "run") == pytest.approx({3: (1 + 1 / 2 + 1 / 3) / 3, 5: 9 / 40})
 
 
+def test_training_further_shows_other_batches(tmp_path, updates):
+    """The first run's would be the same crops over again."""
+    Trainer(tiny(tmp_path / "first")).fit()
+    first = list(updates.batches)
+    Trainer(tiny(tmp_path / "further", initial=tmp_path / "first")).fit()
+    further = updates.batches[len(first) :]
+    assert len(set(first)) == len(set(further)) == 5
+    assert not set(first) & set(further)
+    updates.batches.clear()
+    Trainer(tiny(tmp_path / "again", initial=tmp_path / "first")).fit()
+    assert updates.batches == further
+
+
 def losses(run: Path) -> dict[int, float]:
     records = read_metrics(run / "metrics.jsonl")
     return {record["step"]: record["loss"] for record in records if record["kind"] == "train"}

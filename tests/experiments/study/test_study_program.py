@@ -71,6 +71,41 @@ def test_fewer_seeds_lose_no_results(
     assert trained == ["sparse_1bit-0", "full_precision-0", "sparse_1bit-0"]
 
 
+def test_the_report_says_how_every_row_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_command(monkeypatch, levels, "--seeds", "1")
+    _, folder = run_command(monkeypatch, levels, "--seeds", "2", "--rows", "binary")
+    made = set(trained)
+    results = json.loads((folder / program.RESULTS).read_text())
+    one, two = results["commands"]
+    assert one == "python -m experiments.levels --scale small --seeds 1"
+    assert two == (
+        "python -m experiments.levels --scale small --seeds 2 --rows full_precision binary"
+    )
+    trained.clear()
+    shutil.rmtree("results")
+    for line in results["commands"]:
+        run_command(monkeypatch, levels, *line.split()[3:])
+    assert set(trained) == made
+
+
+def test_files_that_are_no_report_are_left_alone(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trained: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    Path("mine", program.TABLE).write_text("mine")
+    code, _ = run_command(monkeypatch, levels, "--out", "mine")
+    assert (code, trained) == (2, [])
+    assert "mine holds table.md but no results.json" in capsys.readouterr().err
+    assert [(p.name, p.read_text()) for p in Path("mine").iterdir()] == [("table.md", "mine")]
+
+
 def test_results_of_another_dataset_are_not_replaced(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -47,7 +47,8 @@ def test_the_table_has_means_spreads_and_the_papers_numbers(tmp_path: Path) -> N
     text = table(results)
     head, *rows = lines(text)
     assert head == [
-        *("network", "Dice", "IoU", "F1", "seeds", "non-zero weights", "ms", "minutes"),
+        *("network", "Dice", "IoU", "F1", "seeds", "non-zero weights", "ms", "ratio"),
+        "minutes",
         *("paper's Dice", "paper's IoU", "paper's F1"),
     ]
     by_label = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
@@ -65,7 +66,10 @@ def test_the_table_has_means_spreads_and_the_papers_numbers(tmp_path: Path) -> N
     assert by_label["TTQ"]["ms"] == "-"
     assert by_label["TTQ"]["paper's Dice"] == "-"
     assert by_label["Full precision"]["non-zero weights"] == "-"
-    assert results["command"] in text
+    assert (binary["ratio"], by_label["TTQ"]["ratio"]) == ("1.00", "-")
+    assert float(by_label["All masked"]["ratio"]) == pytest.approx(22 / 30, abs=0.005)
+    (only,) = results["commands"]
+    assert only in text
     for said in (
         MACHINE["cpu"],
         "jax 1.2",
@@ -90,7 +94,8 @@ def test_one_seed_has_no_spread_and_other_datasets_other_numbers(tmp_path: Path)
 
 def test_results_keep_everything_raw(tmp_path: Path) -> None:
     results = results_of("density", tmp_path, seeds=2, data_dir=Path("here"))
-    assert results["command"].endswith("--seeds 2 --data-dir DIR")
+    (only,) = results["commands"]
+    assert only.endswith("--seeds 2 --data-dir DIR")
     assert "here" not in json.dumps(results)
     assert str(tmp_path) not in json.dumps(results)
     assert results["options"]["model.width"] == 32

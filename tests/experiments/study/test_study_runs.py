@@ -204,7 +204,9 @@ def test_an_interrupted_study_goes_on(
     assert len(trainings.done) == 4  # shared
 
     results = json.loads(Path("results/table1/smoke/results.json").read_text())
-    assert results["command"] == "python -m experiments.table1 --scale smoke --seeds 2"
+    assert results["commands"] == [
+        "python -m experiments.table1 --scale smoke --seeds 2 --rows binary pruned"
+    ]
     rows = results["rows"]
     assert [run["scores"]["dice"] for run in rows["binary"]["runs"]]
     assert {run["not_run"] for run in rows["int8"]["runs"]} == {"to do"}
