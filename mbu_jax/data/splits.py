@@ -18,7 +18,8 @@ def split_of(key: str) -> Split:
 
     Args:
       key: what must not be torn apart: an image's id, or the id of the group it belongs to (the
-        car, for Carvana, whose 16 views would otherwise leak between the splits).
+        car, for Carvana, whose 16 views would otherwise leak between the splits, or the field of
+        view that nuclei are tiles of).
 
     Returns:
       ``"train"`` or ``"validation"``.
