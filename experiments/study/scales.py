@@ -68,7 +68,11 @@ class Scale:
                 f"{self.tuning_epochs} epochs more, unless its row says otherwise."
             )
         if config.eval_every >= config.epochs:
-            return (training,)
+            known = (
+                "Scored once, at the end; but step sizes and what the best networks are trained "
+                "with were chosen with scores of such images in sight."
+            )
+            return training, known
         every = "epoch" if config.eval_every == 1 else f"{config.eval_every} epochs"
         chosen = (
             f"Each score is the best of those after every {every}, on the images that chose it."
