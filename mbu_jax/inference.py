@@ -185,11 +185,19 @@ def _segment(
     x = image_to_levels(_without_derivative(images if images.ndim == 4 else images[None]))
     _, height, width, _ = x.shape
     padded_height, padded_width = padded_size(height, width)
-    border = ((0, 0), (0, padded_height - height), (0, padded_width - width), (0, 0))
-    x = jnp.pad(x, border, mode="edge")
+    x = _repeat_edge(x, 1, padded_height - height)
+    x = _repeat_edge(x, 2, padded_width - width)
     logits, kept = _run(params, x, implementation, keep)
     logits = logits[:, :height, :width]
     return logits if images.ndim == 4 else logits[0], kept
+
+
+def _repeat_edge(x: Array, axis: int, times: int) -> Array:
+    if times == 0:
+        return x
+    # `jnp.pad` would slice the batch, too, which a mesh of explicit axes does not allow.
+    edge = lax.slice_in_dim(x, x.shape[axis] - 1, None, axis=axis)
+    return jnp.concatenate([x, *[edge] * times], axis)
 
 
 @jax.custom_jvp

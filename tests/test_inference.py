@@ -1,5 +1,6 @@
 """The packed network against the model it came from, bit for bit, wherever it runs."""
 
+import contextlib
 import functools
 import math
 import os
@@ -108,19 +109,28 @@ def test_mapped_single_images_are_a_batch(params: PackedUNet, images: Array, log
     np.testing.assert_array_equal(jax.vmap(functools.partial(infer, params))(images), logits)
 
 
+@pytest.mark.parametrize("engine", ["xla", "bitsliced"])
+@pytest.mark.parametrize(
+    ("axis_type", "is_set"),
+    [(AxisType.Auto, False), (AxisType.Explicit, False), (AxisType.Explicit, True)],
+)
 def test_a_batch_split_over_devices_stays_split(
-    params: PackedUNet, images: Array, logits: Array
+    params: PackedUNet, engine: str, axis_type: AxisType, is_set: bool
 ) -> None:
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    images = jnp.asarray(np.random.default_rng(5).integers(0, 256, (4, 19, 33, 3)).astype(np.uint8))
+    expected = infer(params, images, implementation=engine)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(axis_type,))
     split = NamedSharding(mesh, PartitionSpec("data"))
     everywhere = NamedSharding(mesh, PartitionSpec())
     placed = jax.device_put(params, everywhere), jax.device_put(images, split)
-    program = jax.jit(infer).lower(*placed).compile()
-    collectives = r"all-gather|all-to-all|all-reduce|collective-permute"
-    assert not re.findall(collectives, program.as_text() or "")
-    found = program(*placed)
+    run = functools.partial(infer, implementation=engine)
+    with jax.set_mesh(mesh) if is_set else contextlib.nullcontext():
+        program = jax.jit(run).lower(*placed).compile()
+        collectives = r"all-gather|all-to-all|all-reduce|collective-permute"
+        assert not re.findall(collectives, program.as_text() or "")
+        found = program(*placed)
     assert found.sharding.is_equivalent_to(split, found.ndim)
-    np.testing.assert_array_equal(found, logits)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_program_for_a_gpu_is_exported_on_a_machine_without(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxlib import gpu_triton
 
 from mbu_jax.errors import InputError
@@ -89,12 +89,15 @@ def test_it_is_mapped(segment, images, logits) -> None:
     np.testing.assert_array_equal(found.reshape(logits.shape), logits)
 
 
-def test_a_sharded_batch_stays_where_it_is(segment, images, logits) -> None:
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_a_sharded_batch_stays_where_it_is(segment, images, logits, axis_type: AxisType) -> None:
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(axis_type,))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    found = segment(jax.device_put(images[:2], sharding))
-    assert found.sharding.is_equivalent_to(sharding, found.ndim)
-    np.testing.assert_array_equal(found, logits[:2])
+    placed = jax.device_put(images[:2], sharding)
+    for run in (segment, jax.jit(segment)):
+        found = run(placed)
+        assert found.sharding.is_equivalent_to(sharding, found.ndim)
+        np.testing.assert_array_equal(found, logits[:2])
 
 
 def test_nothing_is_left_to_arrange_on_a_gpu(params, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from jax import Array
 from jax._src import dispatch
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mbu_jax.errors import InputError
 from mbu_jax.ops.gpu import target
@@ -281,7 +282,10 @@ class Operation:
     ) -> Any:
         x, layer = _shapes(tree.unflatten(avals))
         out = self._shape(x, layer if arranged is None else arranged.tree(), **dict(options))
-        return jax.core.ShapedArray(out.shape, out.dtype)
+        # On a mesh of explicit axes types say how arrays are split: over the batch, as x is.
+        batch = avals[0].sharding
+        split = NamedSharding(batch.mesh, PartitionSpec(*batch.spec[:1]))
+        return jax.core.ShapedArray(out.shape, out.dtype, sharding=split)
 
     def _lower(
         self, platform: str, context: Any, *values: Any, tree: Any, implementation: str | None,
@@ -307,7 +311,11 @@ class Operation:
                 weights = engine.arrange(_shapes(x), layer, **dict(options))
                 return engine.run(x, _shapes(layer), weights, **dict(options))
 
-            return mlir.lower_fun(run, multiple_results=False)(context, *values)
+            # An engine is traced as if there were no mesh: the partitioner splits it afterwards.
+            avals = [jax.core.ShapedArray(aval.shape, aval.dtype) for aval in context.avals_in]
+            with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+                whole = context.replace(avals_in=avals)
+                return mlir.lower_fun(run, multiple_results=False)(whole, *values)
 
     def _batch(self, args: Any, axes: Any, *, batched: int, **static: Any) -> tuple[Array, int]:
         static["batched"] = batched
