@@ -133,6 +133,14 @@ def test_a_batch_split_over_devices_stays_split(
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_images_that_are_not_split_are_segmented_where_a_mesh_is_set(
+    params: PackedUNet, images: Array, logits: Array, axis_type: AxisType
+) -> None:
+    with jax.set_mesh(jax.make_mesh((2,), ("data",), axis_types=(axis_type,))):
+        np.testing.assert_array_equal(jax.jit(infer)(params, images), logits)
+
+
 def test_a_program_for_a_gpu_is_exported_on_a_machine_without(
     params: PackedUNet, images: Array
 ) -> None:

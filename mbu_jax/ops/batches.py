@@ -37,7 +37,9 @@ def split_over_batch(run: Callable[..., Array], batched: int) -> Callable[..., A
         inputs = [axes(array.ndim, i < batched) for i, array in enumerate(arrays)]
         result = axes(_rank_of(run, arrays), True)
 
-        def partition(mesh: Mesh, operands: tuple[Any, ...], _: Any) -> tuple[Any, ...]:
+        def partition(mesh: Mesh, operands: tuple[Any, ...], result: Any) -> tuple[Any, ...]:
+            if mesh.empty:  # several devices, by `jax.set_mesh`, and nothing that is split
+                return mesh, run, result.sharding, tuple(each.sharding for each in operands)
             over = NamedSharding(mesh, P(*operands[0].sharding.spec[:1]))
             whole = NamedSharding(mesh, P())
             inner = [over if i < batched else whole for i in range(len(operands))]
