@@ -47,9 +47,10 @@ bool has_shape(Buffer& buffer, std::initializer_list<int64_t> shape) {
   return dims.size() == shape.size() && std::equal(shape.begin(), shape.end(), dims.begin());
 }
 
+// Whether twice a size, rounded up to whole words of pixels, is an int, too.
 bool fits(std::initializer_list<int64_t> sizes) {
   for (const int64_t size : sizes) {
-    if (size < 0 || size > INT32_MAX / 2) return false;
+    if (size < 0 || size > (INT32_MAX - 31) / 2) return false;
   }
   return true;
 }
