@@ -102,7 +102,8 @@ def load_packed(path: str | os.PathLike[str]) -> PackedUNet:
       The network, its arrays on JAX's default device.
 
     Raises:
-      InputError: where the file cannot be read or is not a valid packed network.
+      InputError: where the file cannot be read, is not a valid packed network, or takes more
+        memory than there is.
 
     Example:
       >>> _ = Path("other.safetensors").write_text("something else")
@@ -119,6 +120,11 @@ def load_packed(path: str | os.PathLike[str]) -> PackedUNet:
     except OSError as error:
         raise InputError(
             f"{path} cannot be read ({error.strerror}); give the model.safetensors of a run"
+        ) from error
+    except MemoryError as error:
+        raise InputError(
+            f"{path} takes more memory ({path.stat().st_size} bytes) than there is; load it on a "
+            "machine with more, or give another file"
         ) from error
     except InputError as error:
         raise InputError(

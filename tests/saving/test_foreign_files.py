@@ -2,15 +2,27 @@
 
 import os
 import pickle
+import resource
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
 
-from tests.saving.packed_files import little_memory, refusal, refused, with_header
+from mbu_jax.packing import unet_template
+from mbu_jax.saving import FORMAT, FORMAT_VERSION
+from mbu_jax.unet import UNetConfig
+from tests.saving.packed_files import (
+    little_memory,
+    put_together,
+    refusal,
+    refused,
+    tensors_of,
+    with_header,
+)
 
 
 class Bomb:
@@ -71,3 +83,30 @@ def test_a_huge_foreign_file_is_not_read(tmp_path: Path) -> None:
         file.truncate(2**40)  # a hole: it takes no room on the disk
     with little_memory():
         assert "its header says nothing of mbu_jax" in refusal(path)
+
+
+def test_a_network_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
+    """All sizes agree, and a hole stands for the tensors."""
+    config = UNetConfig.preset("binary", width=64_000)
+    specs = unet_template(config)
+    zeros = jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), s.shape), specs)
+    header: dict[str, Any] = {}
+    end = 0
+    for name, array in tensors_of(zeros).items():
+        begin, end = end, end + array.nbytes
+        dtype = array.dtype.kind.upper() + str(8 * array.itemsize)
+        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [begin, end]}
+    about = {"format": FORMAT, "version": FORMAT_VERSION, "config": config.to_dict(), "sha256": ""}
+    start = put_together(header, about, b"")
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.write(start)
+        file.truncate(len(start) + end)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    assert end > 2**40
+    resource.setrlimit(resource.RLIMIT_AS, (2**40, hard))
+    try:
+        said = refusal(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert f"takes more memory ({len(start) + end} bytes) than there is; load it on" in said
