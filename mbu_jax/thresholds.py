@@ -134,6 +134,7 @@ def round_for_exact_sums(
 
 
 _IMAGE_BITS = 15  # of the sum of an output's magnitudes, so that each fits an int16
+MOST_IMAGE_TERMS = 2**_IMAGE_BITS // 2  # rounding may add half a step to each
 
 
 def round_image_weights(weight: ArrayLike) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
@@ -161,7 +162,7 @@ def round_image_weights(weight: ArrayLike) -> tuple[NDArray[np.int16], NDArray[n
     if not (np.abs(w) < 1e30).all():
         raise ValueError("the stem's weights hold a value that is not finite, or beyond 1e30")
     terms = w[..., 0].size
-    if terms > 2**_IMAGE_BITS // 2:
+    if terms > MOST_IMAGE_TERMS:
         raise ValueError(f"the stem sums {terms} products; give images of fewer channels")
     total = np.abs(w).reshape(terms, -1).sum(axis=0)
     largest = 2**_IMAGE_BITS - 1 - terms / 2  # rounding adds at most half a step to each

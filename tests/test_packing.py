@@ -176,6 +176,10 @@ def floats(*shape: int, value: float = 0.0) -> Any:
         ({"weight": floats(3, 3, 3, 2)}, "stem.conv1.weight is float32"),
         ({"weight": np.full((3, 3, 3, 2), 1214, np.int16)}, "stem.conv1.weight must sum to less"),
         ({"weight": np.full((3, 3, 3, 2), -1214, np.int16)}, "stem.conv1.weight must sum to less"),
+        (
+            {"weight": np.zeros((3, 3, 1821, 2), np.int16)},
+            "stem.conv1.weight makes sums of 16389 products; they may have 16384",
+        ),
         ({"theta": floats(1, 2)}, "stem.conv1.theta is float32"),
         ({"theta": np.zeros((2, 2), np.int32)}, "stem.conv1.theta has 2 rows"),
         ({"theta": np.asarray([[3, 3], [2, 3], [3, 3]], np.int32)}, "stem.conv1.theta must ascend"),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mbu_jax.errors import InputError
 from mbu_jax.packing.layouts import valid_bits, word_count
+from mbu_jax.thresholds import MOST_IMAGE_TERMS
 
 PackedPrecision = Literal["binary", "masked", "pow2"]
 
@@ -87,8 +88,9 @@ class PackedStem(PackedLayer):
     zeros outside, of ``2 level - 255``, where levels are the image's, 0 to 255.
 
     Attributes:
-      weight: [3, 3, C, K] int16; an output's magnitudes sum to less than 2^15, so y is exact in
-        float32 too. A channel whose BatchNorm scale is negative has its weights flipped already.
+      weight: [3, 3, C, K] int16, 9 C at most 2^14; an output's magnitudes sum to less than 2^15,
+        so y is exact in float32 too. A channel whose BatchNorm scale is negative has its weights
+        flipped already.
       theta: [T, K] int32, ascending along the first axis.
 
     Example:
@@ -121,6 +123,12 @@ class PackedStem(PackedLayer):
         weight = _host(self.weight, f"{name}.weight", (3, 3, None, None), np.int16)
         theta = _host(self.theta, f"{name}.theta", (None, weight.shape[3]), np.int32)
         _check_thresholds(theta, f"{name}.theta")
+        terms = 9 * self.in_channels
+        _require(
+            terms <= MOST_IMAGE_TERMS,
+            f"{name}.weight",
+            f"makes sums of {terms} products; they may have {MOST_IMAGE_TERMS}",
+        )
         sums = np.abs(weight.astype(np.int64)).sum(axis=(0, 1, 2))
         _require((sums < 2**15).all(), f"{name}.weight", "must sum to less than 2^15 an output")
         return self
