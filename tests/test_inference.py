@@ -102,7 +102,10 @@ def test_logits_are_float32_and_of_bytes_as_of_their_quotients(
 
 @pytest.mark.parametrize("engine", ["xla", "bitsliced"])
 def test_no_images_have_no_logits(params: PackedUNet, images: Array, engine: str) -> None:
-    assert infer(params, images[:0], implementation=engine).shape == (0, *images.shape[1:3], 1)
+    run = functools.partial(infer, params, implementation=engine)
+    assert run(images[:0]).shape == (0, *images.shape[1:3], 1)
+    assert jax.vmap(run)(images[:0]).shape == (0, *images.shape[1:3], 1)
+    assert jax.vmap(run)(images[None, :0]).shape == (1, 0, *images.shape[1:3], 1)
 
 
 def test_mapped_single_images_are_a_batch(params: PackedUNet, images: Array, logits: Array) -> None:

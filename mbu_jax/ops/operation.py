@@ -330,7 +330,7 @@ class Operation:
             images = size * xs[0].shape[1]
             merged = [x.reshape(images, *x.shape[2:]) for x in xs]
             y = self._primitive.bind(*merged, *args[batched:], **static)
-            return y.reshape(size, -1, *y.shape[1:]), 0
+            return y.reshape(size, xs[0].shape[1], *y.shape[1:]), 0
         # Several networks at once share nothing, so one follows the other.
         mapped = {
             i: jnp.moveaxis(arg, axis, 0)

@@ -157,6 +157,13 @@ def test_mapped_layers_are_arranged_one_by_one() -> None:
     np.testing.assert_array_equal(mapped, expected)
 
 
+def test_no_arrays_at_all_are_mapped() -> None:
+    operation, weights = an_operation(), {"w": jnp.ones((0, 3))}
+    assert jax.vmap(lambda x: operation(x, None))(jnp.ones((0, 2, 5))).shape == (0, 2, 5)
+    mapped = jax.vmap(arranging_operation([]), in_axes=(None, 0))(jnp.ones((2, 3)), weights)
+    assert mapped.shape == (0, 2, 3)
+
+
 def test_what_was_traced_for_one_platform_is_refused_on_another() -> None:
     operation = arranging_operation([])
     with (
