@@ -37,6 +37,7 @@ class Lister {
       for (int output = 0; output < conv_.outputs; ++output) {
         if (std::string wrong = collect(tap, shared, output); !wrong.empty()) return wrong;
         weights_.outputs.push_back(list_one(output));
+        if (weights_.offsets.size() > UINT32_MAX) return "too many weights that are not 0";
       }
     }
     return "";
