@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -82,6 +83,9 @@ struct ConvState {
   static ffi::TypeId id;
   std::mutex mutex;
   std::vector<std::shared_ptr<const Lists>> recent;  // the last used first
+  // Which lists make room for new ones is left to chance: where more than kKept networks take
+  // turns, the oldest are needed next; were the newest dropped, stale ones would stay for ever.
+  std::minstd_rand random;
 };
 ffi::TypeId ConvState::id = {};
 std::atomic<int64_t> lists_made{0};
@@ -147,7 +151,8 @@ ffi::Error run_conv_or_throw(ffi::ThreadPool pool, ConvState* state, Words first
       const std::string problem =
           tile.side ? list_nonzeros(packed, tile, made->weights) : "too many input channels";
       if (!problem.empty()) return wrong(problem);
-      if (recent.size() == ConvState::kKept) recent.pop_back();
+      if (recent.size() == ConvState::kKept)
+        recent.erase(recent.begin() + state->random() % ConvState::kKept);
       recent.insert(recent.begin(), made);
       ++lists_made;
     }
