@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +29,14 @@ class Prepared:
       constants: weights in the order in which the engines read them, thresholds and the rest.
       program: what is computed of them and of images; static.
       images: shape and dtype of what it takes; static.
+      run: the program as a compiled function of constants and images; static. What is compiled is
+        freed with it, so that a network that is replaced leaves nothing behind.
     """
 
     constants: tuple[Array, ...]
     program: Jaxpr
     images: jax.ShapeDtypeStruct
+    run: Callable[[tuple[Array, ...], Array], Array] = dataclasses.field(repr=False)
 
     def __call__(self, images: Array) -> Array:
         """Segment images, as `mbu_jax.infer` does with the network, bit for bit.
@@ -52,18 +55,21 @@ class Prepared:
                 f"images are {images.dtype}{list(images.shape)}; the network was prepared for "
                 f"{self.images.dtype}{list(self.images.shape)}"
             )
-        return _run(self, images)
+        return self.run(self.constants, images)
 
 
 jax.tree_util.register_dataclass(
-    Prepared, data_fields=["constants"], meta_fields=["program", "images"]
+    Prepared, data_fields=["constants"], meta_fields=["program", "images", "run"]
 )
 
 
-@jax.jit
-def _run(prepared: Prepared, images: Array) -> Array:
-    (logits,) = jax.core.eval_jaxpr(prepared.program, prepared.constants, images)
-    return logits
+def _compiled(program: Jaxpr) -> Callable[[tuple[Array, ...], Array], Array]:
+    @jax.jit
+    def run(constants: tuple[Array, ...], images: Array) -> Array:
+        (logits,) = jax.core.eval_jaxpr(program, constants, images)
+        return logits
+
+    return run
 
 
 def prepare(
@@ -126,7 +132,7 @@ def prepare(
         with jax.ensure_compile_time_eval():
             closed = jax.make_jaxpr(segment)(images)
         constants = tuple(map(jnp.asarray, closed.consts))
-    return Prepared(constants, closed.jaxpr, images)
+    return Prepared(constants, closed.jaxpr, images, _compiled(closed.jaxpr))
 
 
 def _checked(

@@ -1,5 +1,7 @@
 """Prepared networks give the packed network's logits, wherever they are passed."""
 
+import gc
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -98,6 +100,18 @@ def test_a_sharded_batch_stays_where_it_is(segment, images, logits, axis_type: A
         found = run(placed)
         assert found.sharding.is_equivalent_to(sharding, found.ndim)
         np.testing.assert_array_equal(found, logits[:2])
+
+
+def test_what_is_compiled_goes_with_the_network(params, images, logits) -> None:
+    segment = prepare(params, (1, *SIZE, 3))
+    moved = jax.device_put(segment, jax.devices()[1])
+    for run in (segment, jax.jit(segment), moved):
+        np.testing.assert_array_equal(run(images[:1]), logits[:1])
+    assert moved.run is segment.run
+    kept = weakref.ref(segment.program), weakref.ref(segment.run)
+    del segment, moved, run
+    gc.collect()
+    assert [each() for each in kept] == [None, None]
 
 
 def test_nothing_is_left_to_arrange_on_a_gpu(params, monkeypatch: pytest.MonkeyPatch) -> None:
