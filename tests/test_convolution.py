@@ -11,7 +11,14 @@ from jax import Array, lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
-from mbu_jax.convolution import conv1x1, conv3x3, max_pool2x2, up_conv2x2
+from mbu_jax.convolution import (
+    _by_patches,
+    conv1x1,
+    conv3x3,
+    exact_conv3x3,
+    max_pool2x2,
+    up_conv2x2,
+)
 from tests.oracles import convolution as oracle
 
 # (B, H, W, C, K): smaller than the kernel, one row, one column, odd, prime.
@@ -52,6 +59,21 @@ def test_conv3x3_is_exact(shape: tuple[int, ...], padding: float) -> None:
     np.testing.assert_array_equal(y, oracle.conv3x3(x, weight, padding))
     np.testing.assert_array_equal(dx, oracle.conv3x3_input_gradient(weight, dy))
     np.testing.assert_array_equal(dw, oracle.conv3x3_weight_gradient(x, dy, padding))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sums_near_two_to_the_24_are_exact_by_either_way(shape: tuple[int, ...]) -> None:
+    b, h, width, c, k = shape
+    rng = np.random.default_rng(sum(shape))
+    levels = (2 * rng.integers(0, 256, (b, h, width, c)) - 255).astype(np.float32)
+    levels[rng.random(levels.shape) < 0.5] = 255
+    w = integers(rng, 65000 // (9 * c), 3, 3, c, k)
+    w[..., 0] = 65000 // (9 * c)
+    expected = oracle.conv3x3(levels.astype(np.float64), w.astype(np.float64), 0.0)
+    assert np.abs(expected).max() < 2**24
+    for way in (exact_conv3x3, _by_patches):
+        y = jax.jit(way)(jnp.asarray(levels), jnp.asarray(w * np.float32(2.0**-20)))
+        np.testing.assert_array_equal(np.asarray(y) * np.float32(2.0**20), expected)
 
 
 def test_conv3x3_at_every_pixel_by_hand() -> None:

@@ -154,6 +154,16 @@ def test_a_program_for_a_gpu_is_exported_on_a_machine_without(
     assert "custom_call" not in exported.mlir_module().replace("@Sharding", "")
 
 
+def test_a_gpu_is_given_no_convolution_of_the_image(params: PackedUNet, images: Array) -> None:
+    """It might transform one, and sums near 2^23 would lose bits."""
+    model = a_model(UNetConfig(4))
+    model.eval()
+    for run in (functools.partial(infer, params, implementation="xla"), model.stem.conv1):
+        text = jax.jit(run).trace(images).lower(lowering_platforms=("cuda",)).as_text()
+        assert "stablehlo.convolution" not in text
+        assert "precision = [HIGHEST, HIGHEST]" in text
+
+
 def test_no_array_of_floats_has_all_channels(params: PackedUNet) -> None:
     """Neither between stem and head nor in them: the image is the largest."""
     image = jax.ShapeDtypeStruct((1, 512, 512, 3), jnp.float32)

@@ -66,7 +66,7 @@ class ImageConv3x3(Conv3x3, Folding):
         """
         if self.use_running_average and self.options.activation_bits < 32:
             levels = image_to_levels(x)
-            return convolution.conv3x3(numerators(levels), self.exact_weight[...], 0.0)
+            return convolution.exact_conv3x3(numerators(levels), self.exact_weight[...])
         return super().__call__(2 * image_to_float(x) - 1)
 
 

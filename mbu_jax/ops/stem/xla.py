@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import Array, lax
 
-from mbu_jax.convolution import conv3x3
+from mbu_jax.convolution import exact_conv3x3
 from mbu_jax.images import numerators
 from mbu_jax.ops.blocks import row_blocks
 from mbu_jax.ops.values import codes_of
@@ -31,7 +31,7 @@ def stem_xla(levels: Array, layer: PackedStem) -> Array:
     def block(top: Array) -> Array:
         image = lax.dynamic_slice_in_dim(x, top, rows + 2, axis=1)
         # The rows above and below stand for the border that the convolution adds.
-        return codes_of(conv3x3(image, weight, 0.0)[:, 1:-1], layer.theta)
+        return codes_of(exact_conv3x3(image, weight)[:, 1:-1], layer.theta)
 
     words = lax.map(block, jnp.arange(blocks) * rows)  # [blocks, B, rows, W, P, N]
     words = jnp.moveaxis(words, 0, 1)
