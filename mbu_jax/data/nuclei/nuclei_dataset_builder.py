@@ -8,7 +8,6 @@ from typing import override
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
 from mbu_jax.data.archives import Entry, list_folder, list_zip
 from mbu_jax.data.builder import Record, SegmentationBuilder
@@ -57,8 +56,7 @@ class Builder(SegmentationBuilder):
     @override
     def split_records(cls, records: Sequence[Record]) -> dict[Split, list[Record]]:
         """Parts records by field of view; see ``SegmentationBuilder.split_records``."""
-        bar = tqdm(records, desc="looking for tiles of one field", unit="image", leave=False)
-        field = find_fields((r.id, read_image(r.image.read(), r.image.label)) for r in bar)
+        field = find_fields((r.id, read_image(r.image.read(), r.image.label)) for r in records)
         return {s: [r for r in records if split_of(field[r.id]) == s] for s in SPLITS}
 
     @staticmethod
