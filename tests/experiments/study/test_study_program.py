@@ -136,10 +136,6 @@ def test_networks_of_other_images_are_not_compared(
     """Neither with what an earlier report holds nor with what is trained from now on."""
     monkeypatch.chdir(tmp_path)
 
-    def saw(*runs: Run) -> None:
-        for run, images in zip(runs, ("these", "those"), strict=False):
-            store(run, images=images)
-
     def refusal(*rows: str) -> str:
         capsys.readouterr()
         code, _ = run_command(monkeypatch, levels, "--rows", *rows, "--seeds", "1")
@@ -155,7 +151,8 @@ def test_networks_of_other_images_are_not_compared(
     options = StudyOptions(seeds=1)
     scale = chosen_scale(options)
     floating, binary, *_ = plan(levels.STUDY.rows(scale), scale, options)
-    saw(floating, binary)
+    store(floating, images="these")
+    store(binary, images="those")
     assert str(floating.directory.path) in (error := refusal("binary"))
     assert str(binary.directory.path) in error
     shutil.rmtree(binary.directory.path)
