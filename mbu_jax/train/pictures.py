@@ -199,7 +199,7 @@ def plot_curves(metrics: str | os.PathLike[str], out: str | os.PathLike[str]) ->
 _SCALAR_PLOTS = {"loss": "Loss", "dice": "Dice", "learning_rate": "Learning rate"}
 _LAYER_PLOTS = {
     "density": "Density: share of non-zero weights",
-    "sign_flip_rate": "Sign-flip rate: share of weights that changed",
+    "sign_flip_rate": "Sign-flip rate: share of weights whose sign changed",
     "outside_clip": "Share of latent weights outside the clip range",
 }
 _KIND_STYLE: dict[str, dict[str, Any]] = {

@@ -138,9 +138,9 @@ def make_update(
         params = cast(Tree, optax.apply_updates(state.params, updates))
         if clip:
             params = clip_latent(params, network.latent_mask(params))
-        before = network.quantized_layers(state.params)
-        for name, layer in network.quantized_layers(params).items():
-            changed = layer.quantized_weight() != before[name].quantized_weight()
+        before = _signs(network, state.params)
+        for name, signs in _signs(network, params).items():
+            changed = signs != before[name]
             metrics[f"sign_flip_rate/{name}"] = jnp.mean(changed.astype(jnp.float32))
         metrics["grad_norm"] = optax.tree.norm(grads)
         # The only figure that shows a NaN in front of a quantizer, which makes it -1.
@@ -159,6 +159,12 @@ def make_update(
         return new, metrics
 
     return update
+
+
+def _signs(network: Network, params: Tree) -> dict[str, Array]:
+    """Of the quantized weights: the magnitudes that TTQ and integers take change all the time."""
+    layers = network.quantized_layers(params)
+    return {name: jnp.sign(layer.quantized_weight()) for name, layer in layers.items()}
 
 
 def make_train_step(
@@ -186,7 +192,7 @@ def make_train_step(
       Function of (state, {"image", "mask"}) giving the new state and float32 scalars: loss, its
       parts (bce or ce, dice_loss, distillation), dice (the predictions' mean score), grad_norm,
       weight_norm (after the update), and ``sign_flip_rate/<layer>``, the share of quantized
-      weights that changed.
+      weights whose sign, -1, 0 or +1, changed.
       The state given is donated: do not use it again.
     """
     replicated, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))

@@ -113,6 +113,7 @@ CASES = {
     "all_masked": lambda: Fitted("all_masked", averaged=True),
     "binary": lambda: Fitted("binary", taught=True),
     "two_bits": lambda: Fitted("all_masked", bits=2),
+    "ttq": lambda: Fitted("ttq"),
 }
 
 
@@ -164,7 +165,8 @@ def flips_are_counted(fitted: Fitted) -> None:
     ):
         expected = {}
         for name, precision in fitted.latent.items():
-            was, now = (levels.weights(p[name], precision, "fixed", 0.1) for p in (before, after))
+            signs = "masked" if precision == "ttq" else precision
+            was, now = (levels.weights(p[name], signs, "fixed", 0.1) for p in (before, after))
             expected[f"sign_flip_rate/{name.removesuffix('.weight')}"] = np.mean(was != now)
         counted = {name: value for name, value in metrics.items() if "/" in name}
         assert counted == pytest.approx(expected, abs=1e-6)
