@@ -208,7 +208,10 @@ def test_an_impossible_stem_is_refused(fields: dict[str, Any], message: str) -> 
         ([[2.0**125]], [0], 1, None),
         ([[0], [0]], [0], 1, None),
         ([[2**23], [1]], [0], 1, None),
-        ([[2**-140], [2**-149]], [0], 2, None),
+        ([[2**-126], [2**-120]], [2**-126], 2, None),
+        ([[2**-127], [1]], [0], 1, "grid"),
+        ([[2**-140], [2**-149]], [0], 2, "grid"),
+        ([[0]], [2**-127], 1, "grid"),
     ],
 )
 def test_a_head_whose_sums_might_round_is_refused(

@@ -245,6 +245,7 @@ class PackedConv(PackedLayer):
 
 
 _LARGEST_SUM = 2.0**126  # engines also form four times a weight in float32
+_SMALLEST_STEP = 2.0**-126  # below it float32 is subnormal, which processors may take for 0
 
 
 @_register()
@@ -252,8 +253,8 @@ _LARGEST_SUM = 2.0**126  # engines also form four times a weight in float32
 class PackedHead(PackedLayer):
     """The 1x1 convolution that makes logits out of the last activations.
 
-    Weights and bias lie on a power-of-two grid on which every partial sum is exact in float32, so
-    engines may add in any order.
+    Weights and bias lie on a power-of-two grid, of normal numbers, on which every partial sum is
+    exact in float32, so engines may add in any order.
 
     Attributes:
       weight: [C, classes] float32.
@@ -294,7 +295,8 @@ class PackedHead(PackedLayer):
         grids = np.where(numbers == 0, np.inf, _lowest_bit(np.concatenate([weight, bias[None]])))
         grid = grids.min(axis=0)
         largest = np.abs(numbers).sum(axis=0)
-        exact = np.isinf(grid) | (largest <= 2.0**24 * grid) & (largest < _LARGEST_SUM)
+        small = (largest <= 2.0**24 * grid) & (largest < _LARGEST_SUM)
+        exact = np.isinf(grid) | small & (grid >= _SMALLEST_STEP)
         _require(
             exact.all(), f"{name}.weight", "and bias need a grid on which float32 sums are exact"
         )
