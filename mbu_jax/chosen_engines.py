@@ -9,7 +9,7 @@ from mbu_jax.ops.conv3x3.primitive import OPERATION as CONV3X3
 from mbu_jax.ops.gpu import target
 from mbu_jax.ops.gpu.tuning import device_rates
 from mbu_jax.ops.head.primitive import OPERATION as HEAD
-from mbu_jax.ops.operation import PLATFORMS, Operation, default_platform
+from mbu_jax.ops.operation import PLATFORMS, Operation, check_implementation, default_platform
 from mbu_jax.ops.planning import plan
 from mbu_jax.ops.stem.primitive import OPERATION as STEM
 from mbu_jax.ops.up_conv2x2.primitive import OPERATION as UP_CONV2X2
@@ -70,6 +70,7 @@ def chosen_engines(
       InputError: for an engine that is unknown or cannot run there, or a GPU that is neither here
         nor named.
     """
+    check_implementation(implementation)
     if platform is None:
         platform = default_platform() if compute_capability is None else "cuda"
     if platform not in PLATFORMS:

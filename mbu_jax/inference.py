@@ -23,7 +23,7 @@ from mbu_jax.ops.bitsliced import library
 from mbu_jax.ops.gpu import target
 from mbu_jax.ops.layouts import ChannelPacked, Layout, PixelPacked
 from mbu_jax.ops.network import forward
-from mbu_jax.ops.operation import Engine, Operation, platform_known
+from mbu_jax.ops.operation import Engine, Operation, check_implementation, platform_known
 from mbu_jax.ops.planning import planned_layout
 from mbu_jax.packing import (
     WORD_BITS,
@@ -177,6 +177,7 @@ def infer_with_activations(
 def _segment(
     params: PackedUNet, images: Array, implementation: str | None, *, keep: bool
 ) -> tuple[Array, dict[str, Array]]:
+    check_implementation(implementation)
     channels = params.config.in_channels
     if images.ndim not in (3, 4) or images.shape[-1] != channels:
         raise InputError(

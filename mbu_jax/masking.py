@@ -125,12 +125,13 @@ def nonzero_macs(
     height: int = 512,
     width: int = 512,
 ) -> dict[str, float]:
-    """Plan the multiply-accumulates that the bit-sliced engine carries out, zeros skipped.
+    """Plan the multiply-accumulates that the bit-sliced engine of a CPU carries out, zeros skipped.
 
     Of a masked layer it visits the weights that are not zero, power-of-two ones at the same price.
     Of a binary layer it counts the rarer sign of every output, half of the weights at most and
     nearly half where signs are balanced, and once for all outputs the sum of their inputs. Each
-    is done for every bit of an activation.
+    is done for every bit of an activation. (The engine of a GPU visits every weight of a binary
+    layer.)
 
     Args:
       layers: the network's layers.
@@ -184,7 +185,7 @@ def nonzero_cost(
     height: int = 512,
     width: int = 512,
 ) -> dict[str, float]:
-    """Count what masking a layer adds on the bit-sliced engine: below 0 where it saves.
+    """Count what masking a layer adds on a CPU's bit-sliced engine: below 0 where it saves.
 
     A binary layer visits a little more than half of its weights, so a density below one half makes
     masking a gain, and the layers with most products come first.

@@ -50,7 +50,7 @@ class LayerSummary:
       density: share of weights that are not 0, from 0 to 1.
       macs: multiply-accumulates of one image, zeros included.
       nonzero_macs: those whose weight is not 0.
-      bitsliced_macs: one-bit ones that the bitsliced engine carries out, see
+      bitsliced_macs: one-bit ones that the bitsliced engine of a CPU carries out, see
         `mbu_jax.masking.nonzero_macs`; 0 where it has no part: at the stem's first convolution,
         the head, and in a network that is not packed.
       parameter_bytes: bytes of weights, thresholds and biases.
@@ -190,6 +190,7 @@ class Summary:
         split = len(rows)
         kinds = [f"{name} {_count(n)}" for name, n in self.macs_by_kind().items() if n]
         bitsliced = self.total("bitsliced_macs")
+        visited = f"one-bit MAC of the bitsliced engine on a CPU: {_count(bitsliced)}"
         engines = [f"engine {layer.engine}: {layer.reason}" for layer in self.layers]
         if self.prediction is not None:
             engines = [f"{layer.name}: {layer.engine}, {layer.reason}" for layer in self.layers]
@@ -208,7 +209,7 @@ class Summary:
                 rule,
                 *lines[split:],
                 f"MAC by kind: {', '.join(kinds)}",
-                *([f"one-bit MAC of the bitsliced engine: {_count(bitsliced)}"] * bool(bitsliced)),
+                *([visited] if bitsliced else []),
                 *dict.fromkeys(engines),
             ]
         )

@@ -126,6 +126,7 @@ def test_the_same_network_gives_the_same_program(made) -> None:
         ((1, 16, 16, 3), {"compute_capability": 90}, "a program for cpu has no compute capability"),
         ((1, 16, 16, 3), {"implementation": "bitsliced"}, "export xla, or install mbu_jax there"),
         ((1, 16, 16, 3), {"implementation": "popcount"}, "it runs on cuda, not on cpu"),
+        ((1, 16, 16, 3), {"implementation": "bmma@cuda"}, "name the engine alone, 'bmma'"),
         ((1, 16, 16, 3), {"implementation": "magic"}, "unknown implementation 'magic'"),
         ((1, 16, 16, 3), {"platform": "cuda", "compute_capability": 77}, "choose one of 75, 80,"),
     ],

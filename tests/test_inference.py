@@ -195,9 +195,18 @@ def test_images_that_do_not_fit_are_refused(
         infer(params, jnp.zeros(shape, dtype))
 
 
-def test_an_unknown_engine_is_refused(params: PackedUNet, images: Array) -> None:
-    with pytest.raises(InputError, match="unknown implementation 'fast' of stem"):
-        jax.eval_shape(lambda: infer(params, images, implementation="fast"))
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("fast", "unknown implementation 'fast' of stem"),
+        ("bmma@cuda", "implementation is 'bmma@cuda'; name the engine alone, 'bmma'"),
+    ],
+)
+def test_an_unknown_engine_is_refused(
+    params: PackedUNet, images: Array, name: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        jax.eval_shape(lambda: infer(params, images, implementation=name))
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8", "int4", "int2"])

@@ -106,7 +106,7 @@ def test_planned_work_is_near_that_of_a_packed_network(mixed):
         if precision == "binary":  # half of the signs is the most
             assert 0.8 * planned[name] < found[name] <= planned[name]
     assert sum(found.values()) == result.total("bitsliced_macs")
-    assert any("one-bit MAC of the bitsliced engine: " in line for line in str(result).splitlines())
+    assert "\none-bit MAC of the bitsliced engine on a CPU: " in str(result)
 
 
 def test_activations_are_words_of_each_bit(mixed):
@@ -226,6 +226,7 @@ def test_the_plan_of_a_gpu_is_no_slower_than_any_engine(mixed):
             "stem.conv2 cannot run on the bmma engine with compute capability 100; leave",
         ),
         ({"compute_capability": 90, "implementation": "magic"}, "unknown implementation 'magic"),
+        ({"implementation": "bmma@cuda"}, "name the engine alone, 'bmma'"),
         ({"platform": "rocm", "implementation": "popcount"}, "it runs on cuda, not on rocm"),
     ],
 )

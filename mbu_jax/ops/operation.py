@@ -76,6 +76,23 @@ def default_platform() -> str:
     return "rocm" if "rocm" in device.client.platform_version.lower() else "cuda"
 
 
+def check_implementation(implementation: str | None) -> None:
+    """Refuse ``name@platform`` where a user names an engine: others would run without a word.
+
+    Args:
+      implementation: name of an engine, or None.
+
+    Raises:
+      InputError: it names a platform.
+
+    Example:
+      >>> check_implementation("xla")
+    """
+    if implementation is not None and "@" in implementation:
+        name = implementation.partition("@")[0]
+        raise InputError(f"implementation is {implementation!r}; name the engine alone, {name!r}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Engine:
     """One way to run an operation.
