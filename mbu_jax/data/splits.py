@@ -1,4 +1,4 @@
-"""The fixed train/validation split: a function of the image's id, never of the set around it."""
+"""The fixed train/validation split: a function of one key, never of the set around it."""
 
 import hashlib
 from typing import Literal
@@ -13,8 +13,9 @@ def split_of(key: str) -> Split:
     """Tells which split an image belongs to.
 
     A hash of the key decides: a ``split_fraction`` below ``VALIDATION_FRACTION`` is validation. The
-    answer for one image therefore never changes when others are added or removed, and needs
-    neither a list nor a seed.
+    answer for one key therefore never changes when others are added or removed, and needs
+    neither a list nor a seed. (A field of view has the key of its first tile, so removing that one
+    may move the others.)
 
     Args:
       key: what must not be torn apart: an image's id, or the id of the group it belongs to (the

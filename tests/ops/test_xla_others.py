@@ -10,6 +10,7 @@ from mbu_jax.ops.head.reference import head_reference
 from mbu_jax.ops.max_pool2x2.reference import max_pool2x2_reference
 from mbu_jax.ops.stem.reference import stem_reference
 from mbu_jax.packing import PackedHead, PackedStem, pack_channels
+from tests.oracles import packed_network
 
 RNG = np.random.default_rng(0)
 
@@ -30,7 +31,7 @@ def test_max_pool_takes_the_largest_code(planes: int) -> None:
 @pytest.mark.parametrize("bits", [1, 2])
 def test_pack_bits_packs_channels(bits: int) -> None:
     codes = jnp.asarray(RNG.integers(0, 2**bits, (2, 3, 5, 33)).astype(np.uint8))
-    words = pack_channels(codes, bits)
+    words = packed_network.write_codes(np.asarray(codes), bits)
     np.testing.assert_array_equal(ops.pack_bits(codes, bits), words)
     mapped = jax.vmap(lambda c: ops.pack_bits(c, bits))(jnp.stack([codes, codes]))
     np.testing.assert_array_equal(mapped[1], words)
