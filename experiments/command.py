@@ -9,6 +9,7 @@ import io
 import os
 import re
 import select
+import socket
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -214,6 +215,33 @@ def check_file(path: Path, *, overwrite: bool, option: str = "--out") -> None:
     if there and not overwrite:
         raise InputError(f"{path} exists; choose another {option}, or allow --overwrite")
     _check_writable(path.parent, option)
+
+
+def check_port(port: int, *, address: str = "", option: str = "--port") -> None:
+    """Refuse a port before a program begins to work, where it could not listen there.
+
+    Args:
+      port: its number, 1 to 65535.
+      address: of this machine; all of them by default.
+      option: by which the user has chosen it.
+
+    Raises:
+      InputError: where another program has it, or this one may not.
+
+    Example:
+      >>> with socket.create_server(("127.0.0.1", 0)) as another:
+      ...     port = another.getsockname()[1]
+      >>> check_port(port)  # that one has ended
+    """
+    with socket.socket() as probe:
+        # As servers do; else a port would be refused for a minute after a program has ended.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            raise InputError(
+                f"port {port} cannot be used ({error.strerror}); choose another {option}"
+            ) from error
 
 
 def check_report(folder: Path, results: str, others: Sequence[str]) -> None:

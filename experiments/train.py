@@ -8,6 +8,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import jax
 
 from experiments import command
+from mbu_jax.errors import InputError
 from mbu_jax.train.config import PRESETS, ClusterOptions, TrainConfig
 
 
@@ -35,10 +36,20 @@ def main() -> None:
 
 
 def _join(cluster: ClusterOptions) -> None:
-    if cluster.coordinator is not None:
+    if cluster.coordinator is None:
+        return
+    if cluster.process_index == 0:
+        # JAX would end the program without a word that helps.
+        command.check_port(int(cluster.coordinator.rpartition(":")[2]), option="--coordinator")
+    try:
         jax.distributed.initialize(
             cluster.coordinator, cluster.process_count, cluster.process_index
         )
+    except RuntimeError as error:
+        raise InputError(
+            f"--coordinator {cluster.coordinator} cannot be met ({error}); give HOST:PORT of "
+            "process 0, which every process reaches"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import dataclasses
 import importlib.util
-import socket
 import sys
 import tempfile
 import threading
@@ -90,7 +89,7 @@ def serve(options: DemoConfig, model: Path, folder: Path) -> None:
     Raises:
       InputError: if the network cannot be loaded or the port is taken.
     """
-    _check_port(options.port)
+    command.check_port(options.port, address=ADDRESS)
     from experiments.demo.segmenter import Segmenter
 
     print("loading and compiling, which may take a minute …", file=sys.stderr)
@@ -140,18 +139,6 @@ def serve(options: DemoConfig, model: Path, folder: Path) -> None:
         threading.Event().wait()
     finally:
         blocks.close(verbose=False)
-
-
-def _check_port(port: int) -> None:
-    with socket.socket() as probe:
-        # As gradio does; else a port would be refused for a minute after a demo has ended.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((ADDRESS, port))
-        except OSError as error:
-            raise InputError(
-                f"port {port} cannot be used ({error.strerror}); choose another --port"
-            ) from error
 
 
 def _keep_to_this_machine(folder: str) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -221,6 +222,17 @@ class ClusterOptions:
                 f"process_count is {self.process_count} but no coordinator is given, so every "
                 "process would train alone; give --coordinator HOST:PORT of process 0"
             )
+        if self.coordinator is not None and not _is_address(self.coordinator):
+            raise InputError(
+                f"coordinator is {self.coordinator}; give HOST:PORT of process 0, with a port from "
+                "1 to 65535"
+            )
+
+
+def _is_address(text: str) -> bool:
+    """Whether it is HOST:PORT; an IPv6 host is in brackets."""
+    parts = re.fullmatch(r"([^\s:/\[\]]+|\[[^\s/\[\]]+\]):([0-9]{1,5})", text)
+    return parts is not None and 1 <= int(parts[2]) <= 65535
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,12 +106,25 @@ def test_values_out_of_range_are_named(bad):
         ("--coordinator a:1 --process-count 2 --process-index 2", "process 2 of 2 does not exist"),
         ("--coordinator a:1 --process-count 2 --process-index -1", "process -1 of 2 does not"),
         ("--coordinator a:1 --process-count 0", "process_count is 0"),
+        *(
+            (
+                f"--coordinator {address}",
+                "coordinator is .*; give HOST:PORT .* a port from 1 to 65535",
+            )
+            for address in ("foo", "a:", ":1", "a:notaport", "a:0", "a:65536", "a:b:1", "tcp://a:1")
+        ),
     ],
 )
 def test_processes_that_cannot_meet_are_refused(given, said):
     with pytest.raises(InputError, match=said) as caught:
         command.parse(TrainConfig, PRESETS, given.split())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["localhost:1234", "10.0.0.1:65535", "[::1]:1"])
+def test_processes_meet_at_an_address(address):
+    arguments = ["--coordinator", address, "--process-count", "2"]
+    assert command.parse(TrainConfig, PRESETS, arguments).cluster.coordinator == address
 
 
 def test_exceptions_for_single_layers():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -258,6 +259,26 @@ def test_bad_options_are_one_line_and_leave_nothing(tmp_path, monkeypatch, capsy
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert said in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_coordinator_that_cannot_be_met_is_told(tmp_path, monkeypatch, capsys):
+    def refuse(*_: object) -> None:
+        raise RuntimeError("DEADLINE_EXCEEDED: nobody\nis there")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jax.distributed.initialize", refuse)
+    with socket.create_server(("localhost", 0)) as another:
+        port = another.getsockname()[1]
+        assert run_command(monkeypatch, *ARGUMENTS, "--coordinator", f"localhost:{port}") == 2
+    said = f"port {port} cannot be used (Address already in use); choose another --coordinator"
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+    assert run_command(monkeypatch, *ARGUMENTS, "--coordinator", f"localhost:{port}") == 2
+    err = capsys.readouterr().err
+    said = f"error: --coordinator localhost:{port} cannot be met (DEADLINE_EXCEEDED: nobody is"
+    assert err.startswith(said)
+    assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
