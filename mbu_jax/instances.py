@@ -2,6 +2,8 @@
 
 # ruff: noqa: F722 (shapes are written as strings)
 
+import math
+
 import numpy as np
 from jaxtyping import Integer
 from scipy import ndimage
@@ -56,8 +58,8 @@ def label_instances(
         ("smoothing", smoothing, 0),
         ("min_size", min_size, 0),
     ):
-        if not value >= least:
-            raise InputError(f"{name} is {value}; it must be at least {least}")
+        if not least <= value < math.inf:
+            raise InputError(f"{name} is {value}; give a finite number of at least {least}")
     labels = np.zeros(mask.shape, np.int32)
     for value in np.unique(mask[mask != 0]):
         found = _label_one_class(mask == value, min_distance, smoothing)

@@ -104,6 +104,7 @@ def test_many_objects_need_wider_numbers():
         ({"min_distance": 0}, "min_distance is 0"),
         ({"smoothing": -1.0}, "smoothing is -1.0"),
         ({"smoothing": float("nan")}, "smoothing is nan"),
+        ({"smoothing": float("inf")}, "smoothing is inf"),
         ({"min_size": -1}, "min_size is -1"),
     ],
 )

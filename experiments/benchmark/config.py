@@ -1,6 +1,7 @@
 """Options of the benchmark, and its presets."""
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import Literal
@@ -206,6 +207,8 @@ class BenchmarkConfig:
                 f"min_rounds is {timing.min_rounds} and max_rounds {timing.max_rounds}; give at "
                 "least 1 and no fewer than that"
             )
+        if not 0 <= timing.seconds < math.inf:
+            raise InputError(f"seconds is {timing.seconds}; give a finite number of at least 0")
 
     def _check_folder(self) -> None:
         folder = self.folder

@@ -9,7 +9,7 @@ from experiments.sweep.plan import LAYERS, Series, permutation_series, subset_se
 from mbu_jax.data.augment import NO_AUGMENTATION
 from mbu_jax.data.pipeline import PipelineOptions
 from mbu_jax.errors import InputError
-from mbu_jax.train.config import PRESETS, ModelOptions, TrainConfig, check_process
+from mbu_jax.train.config import PRESETS, ModelOptions, TrainConfig, check_process, check_seed
 from mbu_jax.train.rundir import read_config
 
 _ALL = 2**LAYERS
@@ -85,8 +85,7 @@ class SweepOptions:
                 raise InputError(f"{name} is {value}; give a number of at least 1")
         if self.members is not None and not LAYERS + 1 <= self.members <= _ALL:
             raise InputError(f"members is {self.members}; give a number from 13 to {_ALL}")
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}; give a number of at least 0")
+        check_seed(self.seed)
         check_process(self.process_index, self.process_count)
 
     @property

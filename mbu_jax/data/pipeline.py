@@ -55,8 +55,8 @@ class PipelineOptions:
             _check_size(name, getattr(self, name))
         for name in ("workers", "prefetch", "cache_gib"):
             value = getattr(self, name)
-            if value < 0:
-                raise InputError(f"option {name} is {value}; give a number of at least 0")
+            if not 0 <= value < math.inf:
+                raise InputError(f"option {name} is {value}; give a finite number of at least 0")
 
     def unvaried(self) -> "PipelineOptions":
         """Options for the same images as they are: whole and without variation.

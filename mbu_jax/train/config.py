@@ -86,6 +86,8 @@ class ModelOptions:
           >>> ModelOptions(network="binary", layer_precision=("up_c4=int8",)).build().precisions[-1]
           'int8'
         """
+        if self.mask_budget is not None and not math.isfinite(self.mask_budget):
+            raise InputError(f"mask_budget is {self.mask_budget}; give a finite number")
         quantization = QuantizationOptions(
             activation_bits=self.activation_bits,
             weight_gradient=self.weight_gradient,
@@ -195,6 +197,22 @@ def check_process(index: int, count: int) -> None:
             f"process {index} of {count} does not exist; give an index from 0 to one less than "
             "process_count"
         )
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that random keys of JAX cannot be made of.
+
+    Args:
+      seed: of a training.
+
+    Raises:
+      InputError: below 0, or beyond 63 bits.
+
+    Example:
+      >>> check_seed(2**63 - 1)
+    """
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed is {seed}; give a number from 0 to {2**63 - 1}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,9 +334,10 @@ class TrainConfig:
                 raise InputError(
                     f"{name} is {getattr(self, name)}; give a number of at least {least}"
                 )
-        for name in ("checkpoint_steps", "recalibrate", "samples", "seed"):
+        for name in ("checkpoint_steps", "recalibrate", "samples"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}; give a number of at least 0")
+        check_seed(self.seed)
         if self.train_images is not None and self.train_images < 1:
             raise InputError(f"train_images is {self.train_images}; give a number of at least 1")
         if not 0 <= self.ema_decay < 1:

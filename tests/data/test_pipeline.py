@@ -414,6 +414,8 @@ def test_bad_seed_and_epochs_are_refused() -> None:
         ({"workers": -1}, "workers"),
         ({"prefetch": -1}, "prefetch"),
         ({"cache_gib": -0.5}, "cache_gib"),
+        ({"cache_gib": float("nan")}, "cache_gib"),
+        ({"cache_gib": float("inf")}, "cache_gib"),
     ],
 )
 def test_bad_options_are_named(options: dict, name: str) -> None:

@@ -451,6 +451,8 @@ def test_a_baseline_must_be_a_row_but_need_not_be_timed() -> None:
         ({"networks": NetworkOptions(density=0.0)}, "density 0.0"),
         ({"timing": TimingOptions(min_rounds=0)}, "min_rounds"),
         ({"timing": TimingOptions(min_rounds=5, max_rounds=4)}, "max_rounds"),
+        ({"timing": TimingOptions(seconds=float("nan"))}, "seconds is nan"),
+        ({"timing": TimingOptions(seconds=float("inf"))}, "seconds is inf"),
     ],
 )
 def test_bad_options_are_named(changes: dict[str, Any], message: str) -> None:

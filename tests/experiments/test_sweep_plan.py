@@ -240,6 +240,7 @@ def test_the_trade_offs_are_beaten_by_none():
         ({"members": 12}, "13 to 4096"),
         ({"members": 4097}, "13 to 4096"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**63}, "seed is 9223372036854775808"),
         ({"process_index": 2, "process_count": 2}, "process 2 of 2"),
         ({"process_count": 0}, "process_count is 0"),
         ({"chunk_members": 0}, "chunk_members is 0"),

@@ -86,6 +86,7 @@ def test_what_changes_the_training_is_not_resumable(option):
         {"recalibrate": -1},
         {"samples": -1},
         {"seed": -1},
+        {"seed": 2**63},
         {"train_images": 0},
         {"ema_decay": 1.0, "recalibrate": 1},
         {"ema_decay": -0.1, "recalibrate": 1},
@@ -161,6 +162,13 @@ def test_a_mask_budget_replaces_the_number_of_layers():
     assert set(masked) == set(mask_cheapest(layers, 4))
 
 
+@pytest.mark.parametrize("budget", [float("nan"), float("inf")])
+def test_a_mask_budget_is_finite(budget):
+    for options in (ModelOptions(), ModelOptions(masking_cost="nonzeros"), ModelOptions("binary")):
+        with pytest.raises(InputError, match=f"mask_budget is {budget}; give a finite number"):
+            dataclasses.replace(options, mask_budget=budget).build()
+
+
 def masked_by(options):
     chosen = zip(LAYER_NAMES, options.build().precisions, strict=True)
     return {name for name, precision in chosen if precision == "masked"}
@@ -203,7 +211,7 @@ def test_a_budget_of_multiply_accumulates_is_the_networks(density, bits):
         )
         assert found == set(ranking[: len(found)])
         assert planned(ranking[: len(found) + 1]) > middle
-    for budget in (least - 0.01, -1.0, float("nan")):
+    for budget in (least - 0.01, -1.0):
         with pytest.raises(InputError, match=r"mask_budget is .* takes at least") as caught:
             dataclasses.replace(options, mask_budget=budget).build()
     said = float(str(caught.value).rpartition(" ")[2])
