@@ -16,6 +16,7 @@ from tqdm import tqdm
 from experiments import command
 from experiments.packed import compare, packed_logits
 from mbu_jax.data import eval_batches
+from mbu_jax.data.pipeline import check_size
 from mbu_jax.errors import InputError
 from mbu_jax.saving import load_packed
 from mbu_jax.train.checkpoints import Which, load_run
@@ -82,6 +83,7 @@ class EvaluateConfig:
             )
         if self.samples < 0:
             raise InputError(f"samples is {self.samples}; give a number of at least 0")
+        check_size("image_size", self.image_size)
 
 
 def main() -> None:

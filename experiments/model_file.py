@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from mbu_jax.data.pipeline import check_size
 from mbu_jax.errors import InputError
 from mbu_jax.packing import PackedUNet
 from mbu_jax.saving import load_packed
@@ -70,6 +71,5 @@ def network_size(
     if size is None:
         return None
     height, width = size
-    if not (0 < height <= 2**14 and 0 < width <= 2**14):
-        raise InputError(f"image_size is {height} {width}; give a height and width of 1 to 16384")
+    check_size("image_size", (height, width))
     return height, width

@@ -52,7 +52,7 @@ class PipelineOptions:
     def __post_init__(self) -> None:
         """Checks every range."""
         for name in ("image_size", "crop"):
-            _check_size(name, getattr(self, name))
+            check_size(name, getattr(self, name))
         for name in ("workers", "prefetch", "cache_gib"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
@@ -72,11 +72,27 @@ class PipelineOptions:
         return dataclasses.replace(self, crop=crop, augment=NO_AUGMENTATION)
 
 
-def _check_size(name: str, size: tuple[int, int] | None) -> None:
-    if size is not None and min(size) < 1:
-        raise InputError(f"option {name} is {size}; give a height and a width of at least 1")
+def check_size(name: str, size: tuple[int, int] | None) -> None:
+    """Refuses a size that images cannot be given.
+
+    Args:
+      name: of the option.
+      size: (h, w), or None, which is no size to check.
+
+    Raises:
+      InputError: a side is below 1 or above 16384.
+
+    Example:
+      >>> check_size("image_size", (480, 640))
+    """
+    if size is not None and not all(1 <= side <= _LARGEST_SIDE for side in size):
+        height, width = size
+        raise InputError(
+            f"option {name} is {height} {width}; give a height and width of 1 to {_LARGEST_SIDE}"
+        )
 
 
+_LARGEST_SIDE = 2**14  # of a square of as many pixels as a picture file may have
 _WAITING_BYTES = 2**30  # of images to evaluate that wait for others of their size
 
 
@@ -94,6 +110,9 @@ class PreparedImages:
     Attributes:
       image_size: as given.
 
+    Raises:
+      InputError: a size out of range.
+
     Example:
       >>> from mbu_jax.data.synthetic import synthetic_source
       >>> images = PreparedImages(synthetic_source("validation"), image_size=(64, 96))
@@ -107,6 +126,7 @@ class PreparedImages:
         image_size: tuple[int, int] | None = None,
         cache_gib: float = 2.0,
     ) -> None:
+        check_size("image_size", image_size)
         self._source = source
         self.image_size = image_size
         self._cache_gib = cache_gib
@@ -369,7 +389,8 @@ def eval_batches(
       "weight": float32 [b], 1 for an image and 0 for a repetition}.
 
     Raises:
-      InputError: for an empty source or a batch that the processes cannot share.
+      InputError: for an empty source, a batch that the processes cannot share, or a size out of
+        range.
 
     Example:
       >>> from mbu_jax.data.synthetic import synthetic_source
@@ -381,7 +402,7 @@ def eval_batches(
     _share(source, batch_size, *process)
     if multiple is not None:
         _share(source, multiple, *process)
-    _check_size("image_size", image_size)
+    check_size("image_size", image_size)
     grouped = _grouped_by_size(source, batch_size, multiple or batch_size, image_size)
     return (_stack(group[_share(source, len(group), *process)]) for group in grouped)
 

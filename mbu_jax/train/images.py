@@ -68,8 +68,9 @@ def images_of_run(
       The images.
 
     Raises:
-      InputError: for a folder that is no run, a run that does not name its data, data that cannot
-        be used, or, unless ``data_dir`` is given, that have changed since the run.
+      InputError: for a folder that is no run, a run that does not name its data, a size out of
+        range, data that cannot be used, or, unless ``data_dir`` is given, that have changed since
+        the run.
 
     Example:
       >>> from mbu_jax.train.rundir import RunDirectory

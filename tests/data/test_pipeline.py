@@ -411,6 +411,7 @@ def test_bad_seed_and_epochs_are_refused() -> None:
     [
         ({"crop": (0, 8)}, "crop"),
         ({"image_size": (8, -1)}, "image_size"),
+        ({"image_size": (2**14 + 1, 8)}, "image_size"),
         ({"workers": -1}, "workers"),
         ({"prefetch": -1}, "prefetch"),
         ({"cache_gib": -0.5}, "cache_gib"),
@@ -421,3 +422,10 @@ def test_bad_seed_and_epochs_are_refused() -> None:
 def test_bad_options_are_named(options: dict, name: str) -> None:
     with pytest.raises(InputError, match=f"option {name} is"):
         PipelineOptions(**options)
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 2**14 + 1)])
+def test_a_size_out_of_range_is_told_before_an_image_is_read(size: tuple[int, int]) -> None:
+    said = f"image_size is {size[0]} {size[1]}; give a height and width of 1 to 16384"
+    with pytest.raises(InputError, match=said):
+        PreparedImages(source_of(2), size)

@@ -172,6 +172,8 @@ def test_only_the_usual_scores_are_the_runs_own(options: tuple[str, ...], name: 
         (f"--out {'x' * 300}", r"x cannot be written \(File name too long\)"),
         (f"--out {'x' * 250}", r"x-samples cannot hold the pictures \(File name too long\)"),
         ("--samples -1", "samples is -1"),
+        ("--image-size 0 5", "image_size is 0 5; give a height and width of 1 to 16384"),
+        ("--image-size 5 200000", "image_size is 5 200000; give a height and width of 1 to 16384"),
         ("--packed --checkpoint last", "leave out --checkpoint last"),
         ("--dataset folder", "give both, or neither"),
     ],
