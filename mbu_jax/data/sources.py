@@ -96,7 +96,10 @@ def open_source(
         raise InputError(f"the dataset {name} has one class of objects, not {classes} classes")
     if name == "synthetic":
         if data_dir is not None:
-            raise InputError("the synthetic dataset is generated; leave out data_dir")
+            raise InputError(
+                "the synthetic dataset is generated; leave out data_dir, or say which layout it"
+                " has, as with --dataset folder"
+            )
         from mbu_jax.data.synthetic import synthetic_source
 
         return cast(Dataset, synthetic_source(split, seed=seed))

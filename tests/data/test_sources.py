@@ -381,7 +381,7 @@ def test_synthetic_takes_a_seed_and_no_folder(tmp_path):
     assert DATASETS[-1] == "synthetic"
     one, other = (open_source("synthetic", "validation", seed=seed) for seed in (0, 1))
     assert (one[0]["image"] != other[0]["image"]).any()
-    with pytest.raises(InputError, match="synthetic dataset is generated; leave out data_dir"):
+    with pytest.raises(InputError, match="synthetic dataset is generated; leave out data_dir, or"):
         open_source("synthetic", "train", data_dir=tmp_path)
 
 

@@ -24,6 +24,15 @@ def test_a_run_that_does_not_name_its_data_is_told(tmp_path, config):
         images_of_run(tmp_path / "run", "validation", classes=1)
 
 
+def test_other_data_of_a_run_on_generated_images_need_a_layout(tmp_path):
+    config = {"dataset": "synthetic", "data_dir": None, "prepared_dir": None}
+    RunDirectory(tmp_path / "run").create_or_resume(config | {"data": {"image_size": None}})
+    with pytest.raises(
+        InputError, match=r"synthetic .* is generated; .*, as with --dataset folder"
+    ):
+        images_of_run(tmp_path / "run", "all", classes=1, data_dir=tmp_path)
+
+
 def test_data_that_have_changed_are_not_the_runs_own(tmp_path):
     def cells(brightness: int) -> None:
         for index in range(4):
