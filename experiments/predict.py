@@ -9,7 +9,7 @@ import io
 import re
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -288,7 +288,8 @@ def find_items(inputs: Sequence[str], out: Path) -> list[Item]:
 
     Args:
       inputs: files, folders and patterns.
-      out: folder for the results; results of an earlier run in it are no inputs.
+      out: folder for the results; results of an earlier run in it are no inputs, but for a file
+        that is named itself without the picture it belongs to.
 
     Returns:
       The files of each argument in alphabetical order, none twice.
@@ -303,16 +304,19 @@ def find_items(inputs: Sequence[str], out: Path) -> list[Item]:
     """
     if not inputs:
         raise InputError("no input given; name images, folders or videos (--help explains)")
+    named = [Item(source, out / name) for text in inputs for source, name in _files(text, out)]
+    bases = {item.base for item in named}
     found: dict[Path, Item] = {}
-    for text in inputs:
-        for source, name in _files(text, out):
-            base = out / name
-            other = found.setdefault(base, Item(source, base))
-            if other.source.resolve() != source.resolve():
-                raise InputError(
-                    f"{other.source} and {source} would both write {_with(base, _MASK)}; rename "
-                    "one, or choose another --out for it"
-                )
+    for item in named:
+        # A shell makes names of *.png, also of results that lie beside their pictures.
+        if _is_result_of(item.source, bases, out):
+            continue
+        other = found.setdefault(item.base, item)
+        if other.source.resolve() != item.source.resolve():
+            raise InputError(
+                f"{other.source} and {item.source} would both write {_with(item.base, _MASK)}; "
+                "rename one, or choose another --out for it"
+            )
     for base, item in found.items():
         animated = found.get(base.parent)
         if animated is not None and _FRAME_NAME.fullmatch(base.name):
@@ -358,6 +362,15 @@ def _is_hidden(path: Path) -> bool:
 def _is_result(path: Path, out: Path) -> bool:
     ours = path.name.endswith((_MASK, _OVERLAY, _INSTANCES))
     return ours and path.resolve().is_relative_to(out.resolve())
+
+
+def _is_result_of(path: Path, bases: Collection[Path], out: Path) -> bool:
+    """Whether it is a result of a picture among these, or of one of its frames."""
+    if not _is_result(path, out):
+        return False
+    stem, _, _ = path.name.rsplit(".", 2)
+    base = out / path.resolve().relative_to(out.resolve()).parent / stem
+    return base in bases or (base.parent in bases and bool(_FRAME_NAME.fullmatch(stem)))
 
 
 def _with(base: Path, suffix: str) -> Path:

@@ -225,6 +225,22 @@ def test_results_beside_the_images_are_no_images(program, brightness):
     assert results("flat") == {"a.png", "a.mask.png", "a.overlay.png"}
 
 
+def test_results_that_a_shell_names_beside_their_pictures_are_no_images(program, brightness):
+    draw("in/a.png")
+    for name in "bc":
+        draw(f"in/{name}.gif", 200, 100)
+    draw("in/truth.mask.png")
+    made = {"a", "truth.mask", *(f"{name}/00000{i}" for name in "bc" for i in (0, 1))}
+    for _ in range(2):
+        named = [p for pattern in ("*.png", "*.gif", "*/*.png") for p in Path("in").glob(pattern)]
+        assert program(*named, "--out", "in", "--instances")[0] == 0
+    assert results("in") == {"a.png", "b.gif", "c.gif", "truth.mask.png"} | {
+        f"{base}.{kind}.png" for base in made for kind in ("mask", "overlay", "instances")
+    }
+    code, out, _ = program("in/a.mask.png", "--out", "in")
+    assert (code, out.partition(";")[0]) == (0, "1 segmented")  # named without its picture
+
+
 def test_an_unreadable_file_does_not_stop_the_rest(program, brightness):
     draw("in/a.png")
     draw("in/c.png")
