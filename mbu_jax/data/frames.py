@@ -69,8 +69,8 @@ def read_frames(path: Path) -> Frames:
     """Open a PNG, JPEG, GIF, TIFF, BMP or video file as 8-bit RGB frames.
 
     Colours and 16-bit grey are converted as by `mbu_jax.data.reading.read_image`, all frames of a
-    stack with the same scale. A photograph is turned as its EXIF orientation says and as viewers
-    show it. Videos need PyAV.
+    stack or animation with the same scale. A photograph is turned as its EXIF orientation says and
+    as viewers show it. Videos need PyAV.
 
     Args:
       path: the file.
@@ -127,8 +127,9 @@ def decode_frames(data: bytes, name: str) -> Frames:
     count = _decoded(lambda: picture.n_frames, name)
     if count == 1:
         return Frames(1, iter([_upright(still, picture)]))
+    brightest = _brightest(picture, count, name) if _is_deep(picture) else 0
     pages = (_page(picture, i, name) for i in range(count))
-    return Frames(count, (_upright(_rgb(page, name), page) for page in pages))
+    return Frames(count, (_upright(_pixels(page, brightest, name), page) for page in pages))
 
 
 def decode_labels(data: bytes, name: str) -> Image.Image:
@@ -202,17 +203,9 @@ def _tiff(data: bytes, name: str) -> Frames:
                 f"{name} has {max(bits)}-bit {'colour' if deep_colour else picture.mode} pixels; "
                 "save it as 8-bit, or as 16-bit grey"
             )
-    deep = (_deep(_page(picture, i, name)) for i in range(count))
-    brightest = max((int(values.max()) for values in deep if values is not None), default=0)
-
-    def frame(index: int) -> np.ndarray:
-        page = _page(picture, index, name)
-        values = _deep(page)
-        if values is None:
-            return _rgb(page, name)
-        return np.repeat(to_8_bits(values, brightest)[..., None], 3, axis=2)
-
-    return Frames(count, map(frame, range(count)))
+    brightest = _brightest(picture, count, name)
+    pages = (_page(picture, i, name) for i in range(count))
+    return Frames(count, (_pixels(page, brightest, name) for page in pages))
 
 
 def _video(path: Path) -> Frames:
@@ -295,10 +288,22 @@ def _turn(picture: Image.Image) -> Image.Transpose | None:
     return _TURNS.get(orientation)
 
 
-def _deep(page: Image.Image) -> np.ndarray | None:
-    """16-bit grey values, or None for a page of 8 bits."""
-    return np.asarray(page).astype(np.uint16) if page.mode.startswith("I;16") else None
+def _is_deep(page: Image.Image) -> bool:
+    return page.mode.startswith("I;16")
 
 
-def _rgb(page: Image.Image, name: str) -> np.ndarray:
-    return _decoded(lambda: np.array(without_alpha(page).convert("RGB")), name)
+def _deep(page: Image.Image) -> np.ndarray:
+    """16-bit grey values."""
+    return np.asarray(page).astype(np.uint16)
+
+
+def _brightest(picture: ImageFile.ImageFile, count: int, name: str) -> int:
+    """The brightest pixel of 16 bits in any frame; 0 where there is none."""
+    pages = (_page(picture, i, name) for i in range(count))
+    return max((int(_deep(page).max()) for page in pages if _is_deep(page)), default=0)
+
+
+def _pixels(page: Image.Image, brightest: int, name: str) -> np.ndarray:
+    if not _is_deep(page):
+        return _decoded(lambda: np.array(without_alpha(page).convert("RGB")), name)
+    return np.repeat(to_8_bits(_deep(page), brightest)[..., None], 3, axis=2)

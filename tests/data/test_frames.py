@@ -253,8 +253,9 @@ def test_numbers_are_turned_as_an_image_is(tmp_path, kind, mode, orientation):
         assert (found.getpalette() or [])[:21] == list(range(21))
 
 
-def test_a_deep_stack_is_scaled_alike(tmp_path):
-    path = tmp_path / "a.tif"
+@pytest.mark.parametrize("name", ["a.tif", "a.png"])
+def test_a_deep_stack_is_scaled_alike(tmp_path, name):
+    path = tmp_path / name
     deep(100).save(path, save_all=True, append_images=[deep(4095)])
     dim, bright = read_frames(path).images
     assert int(dim.mean()) == round(100 * 255 / 4095)
