@@ -35,6 +35,7 @@ PICTURE_SUFFIXES = frozenset((".png", ".apng", ".jpg", ".jpeg", ".gif", ".tif", 
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"))
 
 _PNG, _GIF, _JPEG, _BMP = b"\x89PNG\r\n\x1a\n", b"GIF8", b"\xff\xd8\xff", b"BM"
+_PNG_GREY = 0
 _TIFF = (b"II*\0", b"MM\0*")
 # TIFF tags.
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _EXTRA_SAMPLES = 258, 262, 277, 338
@@ -153,6 +154,9 @@ def decode_labels(data: bytes, name: str) -> Image.Image:
         picture = decode(data, name)
         pages = _decoded(lambda: getattr(picture, "n_frames", 1), name)
         check_one_page(pages, name)
+        # The stored depth and kind of colour of a PNG, whose header is checked.
+        if data.startswith(_PNG) and data[25] == _PNG_GREY:
+            picture = _unstretched(picture, data[24])
         turn = _turn(picture)
         return picture if turn is None else picture.transpose(turn)
     stack, pages = _open_tiff(data, name)
@@ -161,7 +165,16 @@ def decode_labels(data: bytes, name: str) -> Image.Image:
     # Where the tag says, or Pillow assumes, that 0 is white, as for Fiji's inverting tables, Pillow
     # inverts 8 bits, for the eye. Of 1 bit there are no numbers to keep: black and white are meant.
     inverted = page.mode == "L" and stack.tag_v2.get(_PHOTOMETRIC, 0) == 0
-    return ImageOps.invert(page) if inverted else page
+    bits: Any = stack.tag_v2.get(_BITS_PER_SAMPLE, (1,))
+    return _unstretched(ImageOps.invert(page) if inverted else page, max(bits))
+
+
+def _unstretched(picture: Image.Image, bits: int) -> Image.Image:
+    """The stored numbers of grey, which Pillow spreads over 8 bits where it has 2 or 4."""
+    if picture.mode != "L" or bits not in (2, 4):
+        return picture
+    white = 2**bits - 1
+    return picture.point([value * white // 255 for value in range(256)])
 
 
 def check_one_page(pages: int | None, name: str) -> None:

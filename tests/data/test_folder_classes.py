@@ -66,6 +66,17 @@ def test_numbers_are_read_whatever_the_file(tmp_path):
         np.testing.assert_array_equal(_file(tmp_path, picture, "a.png"), truth)
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_numbers_of_few_bits_are_no_brightness(tmp_path, bits):
+    truth = labels(3)
+    assert set(truth.flat) == {0, 1, 2, 3}
+    picture = Image.fromarray(truth.astype(np.uint8))
+    picture.save(tmp_path / "a.png", bits=bits)
+    data = (tmp_path / "a.png").read_bytes()
+    assert data[24] == bits
+    np.testing.assert_array_equal(read_labels(data, "a.png"), truth)
+
+
 def test_a_palette_of_greys_is_looked_up_and_one_of_colours_is_not(tmp_path):
     truth = labels(2)
     picture = Image.fromarray(truth.astype(np.uint8))

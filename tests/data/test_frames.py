@@ -2,6 +2,7 @@ import importlib
 import io
 import struct
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -215,6 +216,36 @@ def test_numbers_are_as_stored_where_white_is_not_said():
     picture = Image.fromarray(np.array([[0, 1, 255]], np.uint8))
     data = tiff(picture).replace(b"\6\1\3\0", b"\7\1\3\0")  # another tag in its place
     np.testing.assert_array_equal(decode_labels(data, "a.tif"), picture)
+
+
+def of_few_bits(values: np.ndarray, bits: int, kind: str) -> bytes:
+    """A grey picture, written from the specification of PNG or TIFF."""
+    height, width = values.shape
+    spread = np.unpackbits(values[..., None], axis=-1)[..., -bits:]
+    rows = np.packbits(spread.reshape(height, -1), axis=-1)
+    if kind == "png":
+        header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+        pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+        parts = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
+        checked = (struct.pack(">I", zlib.crc32(name + body)) for name, body in parts)
+        return b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(body)) + name + body + check
+            for (name, body), check in zip(parts, checked, strict=True)
+        )
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: int(kind == "black is 0"), 277: 1}
+    tags |= {273: 8 + 2 + 12 * 8 + 4, 279: rows.size}
+    entries = (struct.pack("<HHIHH", tag, 3, 1, tags[tag], 0) for tag in sorted(tags))
+    return b"II*\0" + struct.pack("<IH", 8, 8) + b"".join(entries) + bytes(4) + rows.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["png", "black is 0", "white is 0"])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_numbers_of_few_bits_are_as_stored(bits, kind):
+    values = np.arange(2**bits, dtype=np.uint8).reshape(2, -1)
+    data = of_few_bits(values, bits, kind)
+    white = np.asarray(Image.open(io.BytesIO(data))).ravel()[-1 if kind != "white is 0" else 0]
+    assert white == 255  # for the eye
+    np.testing.assert_array_equal(decode_labels(data, "a"), values)
 
 
 def test_deep_numbers_are_as_stored_where_0_is_white():

@@ -25,9 +25,10 @@ class Builder(SegmentationBuilder):
     the network that is scored (`mbu_jax.data.folder.source`).
     """
 
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("3.0.0")
     RELEASE_NOTES = {  # noqa: RUF012 (TFDS's own convention)
-        "2.0.0": "Masks keep their stored numbers and are turned by EXIF; palettes must agree."
+        "2.0.0": "Masks keep their stored numbers and are turned by EXIF; palettes must agree.",
+        "3.0.0": "Masks of 2 and 4 bits keep their stored numbers, too.",
     }
     HOMEPAGE = ""
 
