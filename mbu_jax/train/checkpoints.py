@@ -258,6 +258,55 @@ def _shapes(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.shape, tree)
 
 
+def has_checkpoint(run: RunDirectory) -> bool:
+    """Tell from names alone whether a run holds a complete checkpoint.
+
+    Where several processes train, Orbax waits for all of them; this does not.
+
+    Args:
+      run: its directory, which need not exist.
+
+    Returns:
+      Whether there is one.
+
+    Example:
+      >>> has_checkpoint(RunDirectory("runs/none"))
+      False
+    """
+    return any(path.name.isdigit() for path in run.checkpoints.glob("*"))
+
+
+def check_run(workdir: str | os.PathLike[str]) -> UNetConfig:
+    """Refuse what `load_run` cannot load, as far as is seen without other processes.
+
+    Args:
+      workdir: the run directory.
+
+    Returns:
+      The structure of the run's network.
+
+    Raises:
+      InputError: if there is no run, or no checkpoint in it.
+
+    Example:
+      >>> run = RunDirectory("runs/begun")
+      >>> run.create_or_resume({"unet": UNetConfig(width=4).to_dict()})
+      False
+      >>> check_run("runs/begun")
+      Traceback (most recent call last):
+      ...
+      mbu_jax.errors.InputError: runs/begun holds no checkpoint yet; train it first
+    """
+    run = RunDirectory(workdir)
+    config = read_config(run.path)
+    if "unet" not in config:
+        raise InputError(f"{run.config} has no entry 'unet'; restore it or train again")
+    unet = UNetConfig.from_dict(config["unet"])
+    if not has_checkpoint(run):
+        raise InputError(f"{run.path} holds no checkpoint yet; train it first")
+    return unet
+
+
 def load_run(
     workdir: str | os.PathLike[str], which: Which = "best"
 ) -> tuple[Network, Tree, Tree, int]:
@@ -286,13 +335,8 @@ def load_run(
       >>> step, network.model(params, stats).config.width
       (5, 4)
     """
+    network = Network.build(check_run(workdir))
     run = RunDirectory(workdir)
-    config = read_config(run.path)
-    if "unet" not in config:
-        raise InputError(f"{run.config} has no entry 'unet'; restore it or train again")
-    network = Network.build(UNetConfig.from_dict(config["unet"]))
-    if not run.checkpoints.is_dir():
-        raise InputError(f"{run.path} holds no checkpoint yet; train it first")
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
         step = checkpoints.best if which == "best" else checkpoints.last
         if step is None:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from mbu_jax.data import eval_batches, train_batches
 from mbu_jax.data.pipeline import TrainIterator, epoch_length
 from mbu_jax.errors import InputError
-from mbu_jax.train.checkpoints import Checkpoints, load_run
+from mbu_jax.train.checkpoints import Checkpoints, check_run, has_checkpoint, load_run
 from mbu_jax.train.cluster import failing_together, gather_ids
 from mbu_jax.train.config import ADDED_LATER, RESUMABLE, TrainConfig
 from mbu_jax.train.evaluation import Evaluator
@@ -79,8 +79,12 @@ class Trainer:
         self.config = config
         self.leads = jax.process_index() == 0
         self.mesh = data_mesh()
+        self.run = RunDirectory(self._workdir())
+        initial = None if has_checkpoint(self.run) else config.initial
         with failing_together("data"):
             self._check_batch_sizes()
+            for run in filter(None, (initial, config.loss.teacher)):
+                check_run(run)  # here, since all processes meet where it is loaded
             dataset, self._train_images = open_images(config, "train")
             _, self.validation_images = open_images(config, "validation")
             unet = config.model.build(classes=dataset.classes)
@@ -91,11 +95,8 @@ class Trainer:
             self._learning_rate = learning_rate_schedule(config.optimizer, scheduled)
             with contextlib.closing(self._train_batches(workers=0, prefetch=0)) as batches:
                 next(batches)  # refuses images of different sizes before anything is written
-        self.run = RunDirectory(self._workdir())
-        if config.initial is not None and not self._begun():
-            params, stats = initial_weights(
-                config.initial, self.network, some_images(self._train_images)
-            )
+        if initial is not None:
+            params, stats = initial_weights(initial, self.network, some_images(self._train_images))
             if not (config.epochs or config.recalibrate) and stats is self.network.initial_stats:
                 raise InputError(
                     "--epochs 0 estimates no BatchNorm statistics for weights that are quantized "
@@ -344,13 +345,6 @@ class Trainer:
         if data == "folder" and self.config.data_dir is not None:
             data = self.config.data_dir.expanduser().absolute().name
         return self.config.workdir or Path("runs", f"{data}-{self.config.model.network}")
-
-    def _begun(self) -> bool:
-        """Whether there is a checkpoint to resume."""
-        if not self.run.checkpoints.is_dir():
-            return False
-        with Checkpoints(self.run.checkpoints, read_only=True) as checkpoints:
-            return checkpoints.last is not None
 
     def _claim_directory(self, facts: Mapping[str, Any], teacher_step: int | None) -> None:
         if not self.leads:

@@ -1,7 +1,9 @@
 """What a run starts from: a teacher, another run's weights, statistics of the training images."""
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 
 import chex
 import jax
@@ -12,12 +14,15 @@ import pytest
 from mbu_jax.data import train_batches
 from mbu_jax.data.augment import NO_AUGMENTATION
 from mbu_jax.errors import InputError
+from mbu_jax.train import loop
 from mbu_jax.train.checkpoints import load_run
 from mbu_jax.train.config import ModelOptions
 from mbu_jax.train.loop import Trainer
 from mbu_jax.train.optimizer import OptimizerOptions
 from mbu_jax.train.quantized_start import quantized_start
+from mbu_jax.train.rundir import RunDirectory
 from mbu_jax.train.subset import FirstImages
+from mbu_jax.unet import UNetConfig
 from tests.train.stand_ins import DATA, TINY, Evaluator, Interrupted, digest, saved, tiny
 
 
@@ -65,6 +70,42 @@ def test_a_run_can_start_from_another(tmp_path, updates):
     # The five updates of the first run, then three of this one before the end of its epoch, two
     # after it: what is resumed does not start again.
     assert float(jax.device_get(resumed.state.params["head"]["bias"])[0]) == 5 + 5
+
+
+@pytest.mark.parametrize("option", ["initial", "teacher"])
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (None, "does not exist; give the directory of a run"),
+        ({}, "has no entry 'unet'; restore it or train again"),
+        ({"unet": UNetConfig(width=4).to_dict()}, "holds no checkpoint yet; train it first"),
+    ],
+)
+def test_what_is_no_run_to_start_from_ends_all_processes(
+    tmp_path, updates, monkeypatch, option, config, said
+):
+    """Where it is loaded, those that find it would wait for those that do not."""
+    stages = []
+
+    @contextlib.contextmanager
+    def failing_together(stage: str) -> Iterator[None]:
+        try:
+            yield
+        except InputError:
+            stages.append(stage)
+            raise
+
+    monkeypatch.setattr(loop, "failing_together", failing_together)
+    other = tmp_path / "other"
+    if config is not None:
+        RunDirectory(other).create_or_resume(config)
+    options = {"initial": other}
+    if option == "teacher":
+        options = {"loss": dataclasses.replace(TINY.loss, teacher=other)}
+    with pytest.raises(InputError, match=said):
+        Trainer(tiny(tmp_path / "run", **options))
+    assert stages == ["data"]
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_epochs_score_the_initial_weights(tmp_path, updates):
