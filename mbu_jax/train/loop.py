@@ -94,7 +94,7 @@ class Trainer:
             scheduled = self.total_steps if config.epochs else config.optimizer.warmup_steps + 1
             self._learning_rate = learning_rate_schedule(config.optimizer, scheduled)
             with contextlib.closing(self._train_batches(workers=0, prefetch=0)) as batches:
-                next(batches)  # refuses images of different sizes before anything is written
+                next(batches)  # refuses its images of different sizes before anything is written
         if initial is not None:
             params, stats = initial_weights(initial, self.network, some_images(self._train_images))
             if not (config.epochs or config.recalibrate) and stats is self.network.initial_stats:

@@ -1,5 +1,6 @@
 """The loop around the update; the update itself is replaced, so that nothing is compiled."""
 
+import contextlib
 import io
 import json
 import socket
@@ -301,6 +302,22 @@ def test_images_of_different_sizes_are_refused_before_anything_is_written(
     with pytest.raises(InputError, match="differ in size; set crop or image_size"):
         Trainer(tiny(tmp_path / "run", data=plain, train_images=4))
     assert not (tmp_path / "run").exists()
+
+
+def test_images_of_different_sizes_in_a_later_batch_end_the_training(
+    tmp_path, updates, sources, monkeypatch
+):
+    plain = PipelineOptions()
+    batches = train_batches(FirstImages(sources["train"], 4), plain, batch_size=2, seed=0)
+    with contextlib.closing(batches):
+        first = set(next(batches)["id"])
+    examples = [*sources["train"].examples]
+    later = next(index for index in range(4) if examples[index]["id"] not in first)
+    examples[later] = resize(examples[later], (16, 16))
+    monkeypatch.setattr(sources["train"], "examples", examples)
+    with pytest.raises(InputError, match="differ in size; set crop or image_size"):
+        Trainer(tiny(tmp_path / "run", data=plain, train_images=4, batch_size=2)).fit()
+    assert len(updates.batches) == 1
 
 
 def test_one_process_trains_in_a_directory(tmp_path, updates):
