@@ -273,7 +273,9 @@ def has_checkpoint(run: RunDirectory) -> bool:
       >>> has_checkpoint(RunDirectory("runs/none"))
       False
     """
-    return any(path.name.isdigit() for path in run.checkpoints.glob("*"))
+    with contextlib.suppress(OSError):  # a name that is too long, which is told where it is made
+        return any(path.name.isdigit() for path in run.checkpoints.glob("*"))
+    return False
 
 
 def check_run(workdir: str | os.PathLike[str]) -> UNetConfig:
