@@ -133,7 +133,10 @@ class Checkpoints:
         return self._read(step, wanted), dict(cast(dict[str, Any], position))
 
     def load_weights(self, step: int, network: Network) -> tuple[Tree, Tree]:
-        """Read only the weights to evaluate: the moving average where there is one.
+        """Read only the weights to evaluate and the statistics that belong to them.
+
+        A run that averages its weights estimates the average's statistics where it scores it.
+        In a checkpoint between two scores they are of the weights as trained, so it gives those.
 
         Args:
           step: which checkpoint.
@@ -145,7 +148,8 @@ class Checkpoints:
         Raises:
           InputError: if the checkpoint is damaged or of another network.
         """
-        saved: Any = self._metadata(step).metadata
+        found = self._metadata(step)
+        saved: Any = found.metadata
         if not isinstance(saved, dict) or not {"params", "stats", "opt_state"} <= saved.keys():
             raise self._unreadable(step, "it is not a training state")
         ours = network.params, network.initial_stats
@@ -157,7 +161,7 @@ class Checkpoints:
         )
         wanted["opt_state"] = jax.tree.map(lambda _: ocp.PLACEHOLDER, saved["opt_state"])
         restored = self._read(step, wanted)
-        averaged = restored.get("ema")
+        averaged = restored.get("ema") if found.metrics else None
         return (restored["params"] if averaged is None else averaged), restored["stats"]
 
     def _metadata(self, step: int) -> Any:
@@ -319,8 +323,8 @@ def load_run(
       which: the checkpoint with the best validation Dice, or the last one.
 
     Returns:
-      The structure, the parameters that are evaluated (the moving average where the run keeps
-      one), the BatchNorm statistics, and the checkpoint's step.
+      The structure, the parameters to evaluate (the moving average where the run keeps one and
+      scored it there), their BatchNorm statistics, and the checkpoint's step.
 
     Raises:
       InputError: if there is no run, or no readable checkpoint in it.

@@ -110,6 +110,19 @@ def test_the_average_is_what_a_run_is_evaluated_with(tmp_path, network, averaged
         assert_same(stats, saved.stats)
 
 
+def test_statistics_between_two_scores_are_of_the_weights_as_trained(tmp_path, network):
+    run = RunDirectory(tmp_path / "run")
+    run.create_or_resume({"unet": CONFIG.to_dict()})
+    with Checkpoints(run.checkpoints) as checkpoints:
+        checkpoints.save(state(network, 1), POSITION, 0.9)
+        checkpoints.save(state(network, 2), POSITION)
+    _, params, stats, _ = load_run(run.path, "last")
+    assert_same(params, state(network, 2).params)
+    assert_same(stats, state(network, 2).stats)
+    _, params, _, _ = load_run(run.path, "best")
+    assert_same(params, state(network, 1).ema)
+
+
 @pytest.fixture
 def run(tmp_path, network) -> RunDirectory:
     run = RunDirectory(tmp_path / "run")
