@@ -73,8 +73,7 @@ def main() -> None:
     model = model_file(options.model)
     params = load_packed(model)
     config = params.config
-    trained_size = network_size(None, model)
-    size = network_size(options.image_size, model) or _DEFAULT_SIZE
+    size = network_size(options.image_size, params) or _DEFAULT_SIZE
     batch = None if options.batch_size == "any" else options.batch_size
     print(f"compiling {model} for {options.platform}, which may take a minute …", file=sys.stderr)
     program = export(
@@ -97,10 +96,10 @@ def main() -> None:
     )
     print(f"{options.out}: {len(program):,} bytes; where jax and flatbuffers are installed:")
     print(f"\n{loader}")
-    if trained_size is not None:
+    if params.image_size is not None:
         print(
             "The network was trained on images scaled to {}x{}: scale yours, too.".format(
-                *trained_size
+                *params.image_size
             )
         )
 

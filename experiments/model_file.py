@@ -7,7 +7,7 @@ from mbu_jax.data.pipeline import check_size
 from mbu_jax.errors import InputError
 from mbu_jax.packing import PackedUNet
 from mbu_jax.saving import load_packed
-from mbu_jax.train.rundir import RunDirectory, read_config
+from mbu_jax.train.rundir import RunDirectory
 
 
 def model_file(path: Path) -> Path:
@@ -48,28 +48,21 @@ def load_for_pictures(model: Path) -> PackedUNet:
 
 
 def network_size(
-    asked: tuple[int, int] | Literal["own"] | None, model: Path
+    asked: tuple[int, int] | Literal["own"] | None, params: PackedUNet
 ) -> tuple[int, int] | None:
     """Find the size to which images are scaled for a network.
 
     Args:
-      asked: by the user; None leaves it to the run.
-      model: packed network, in its run's directory or elsewhere.
+      asked: by the user; None leaves it to the network.
+      params: the network.
 
     Returns:
-      Height and width: as asked for, or as the run was trained; None where images keep their own.
+      Height and width: as asked for, or as in training; None where images keep their own.
 
     Raises:
-      InputError: for a size out of range, or a run that cannot be read.
+      InputError: for a size out of range.
     """
     if asked == "own":
         return None
-    size = asked
-    if size is None and (model.parent / "config.json").is_file():
-        data = read_config(model.parent).get("data")
-        size = data.get("image_size") if isinstance(data, dict) else None
-    if size is None:
-        return None
-    height, width = size
-    check_size("image_size", (height, width))
-    return height, width
+    check_size("image_size", asked)
+    return asked or params.image_size

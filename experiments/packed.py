@@ -129,7 +129,9 @@ def _different_bits(ours: dict[str, Array], theirs: dict[str, Array]) -> dict[st
     )
 
 
-def pack_run(run: RunDirectory, images: Any, batch_size: int) -> str:
+def pack_run(
+    run: RunDirectory, images: Any, batch_size: int, image_size: tuple[int, int] | None
+) -> str:
     """Pack a run's best checkpoint into ``model.safetensors`` and compare it with the model.
 
     Every process calls it, since checkpoints are read together; the first packs. Where others
@@ -139,6 +141,7 @@ def pack_run(run: RunDirectory, images: Any, batch_size: int) -> str:
       run: of a finished training.
       images: data source to compare on.
       batch_size: images at once.
+      image_size: that training scaled images to, None where they kept their own.
 
     Returns:
       A line to print: where the file is and what the comparison gave, or why nothing was packed;
@@ -149,7 +152,7 @@ def pack_run(run: RunDirectory, images: Any, batch_size: int) -> str:
         return ""
     model = network.model(params, stats)
     try:
-        packed = pack(model)
+        packed = pack(model, image_size=image_size)
     except InputError as reason:
         return f"not packed: {reason}"
     save_packed(run.model, packed, overwrite=True)

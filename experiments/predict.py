@@ -93,7 +93,7 @@ class PredictConfig:
     """Height and width for the network, or the image's own; by default as the run was trained."""
 
     flips: bool = False
-    """Average over the image and its mirror images: often better, four times the work."""
+    """Average over the image and its mirror images, which takes four times the work."""
 
     implementation: str | None = None
     """Engine; by default the best that the device has."""
@@ -403,9 +403,8 @@ def main() -> None:
     options = command.parse(PredictConfig, {"default": PredictConfig()})
     items = find_items(options.inputs, options.out)
     model = model_file(options.model)
-    predictor = Predictor(
-        load_for_pictures(model), options, network_size(options.image_size, model)
-    )
+    params = load_for_pictures(model)
+    predictor = Predictor(params, options, network_size(options.image_size, params))
     predictor.run(items)
     parts = [f"{predictor.written} segmented"]
     if predictor.skipped:

@@ -22,7 +22,9 @@ def main() -> None:
 
     trainer = Trainer(config)
     scores = trainer.fit()
-    packed = pack_run(trainer.run, trainer.validation_images, config.eval_batch_size)
+    packed = pack_run(
+        trainer.run, trainer.validation_images, config.eval_batch_size, config.data.image_size
+    )
     if trainer.leads:
         for name, definition in scores["definitions"].items():
             print(f"{name}: {definition}")

@@ -37,7 +37,7 @@ from mbu_jax.thresholds import INT_MAX, round_image_weights
 from mbu_jax.unet import UNet
 
 
-def pack(model: UNet) -> PackedUNet:
+def pack(model: UNet, *, image_size: tuple[int, int] | None = None) -> PackedUNet:
     """Pack a trained model: bit planes of its weights, its folded thresholds, stem and head.
 
     The model's thresholds are folded anew; nothing else of it changes.
@@ -45,12 +45,15 @@ def pack(model: UNet) -> PackedUNet:
     Args:
       model: the network. Its activations have 1 or 2 bits and its layers binary, masked or
         power-of-two weights.
+      image_size: height and width that images were scaled to for training, None where they kept
+        their own. It stays with the network and its file; nothing here scales.
 
     Returns:
       The packed network.
 
     Raises:
-      InputError: where a layer cannot be packed, naming it and the remedy, or under ``jit``.
+      InputError: where a layer cannot be packed, naming it and the remedy, under ``jit``, or for a
+        size out of range.
 
     Example:
       >>> from flax import nnx
@@ -72,6 +75,7 @@ def pack(model: UNet) -> PackedUNet:
         stem=_pack_stem(model.stem),
         convs=convs,
         head=PackedHead(weight=model.head.exact_weight[...], bias=model.head.exact_bias[...]),
+        image_size=image_size,
     ).validate()
 
 

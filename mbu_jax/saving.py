@@ -2,7 +2,8 @@
 
 Tensors are named after layer and field: ``down_c1.conv1.positive``, ``stem.conv1.theta``,
 ``head.bias``. The header's metadata has one entry, ``mbu_jax``: JSON with the format's name and
-version, the network's configuration, and a checksum of configuration and tensors.
+version, the network's configuration, the size that its images are scaled to, and a checksum of
+these and the tensors.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from mbu_jax.packing import PackedUNet, unet_template
 from mbu_jax.unet import UNetConfig
 
 FORMAT = "mbu_jax packed U-Net"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 # One entry, because the library writes several in an order that differs from run to run.
 _METADATA_KEY = "mbu_jax"
@@ -77,7 +78,8 @@ def save_packed(
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "config": params.config.to_dict(),
-        "sha256": _checksum(params.config, tensors),
+        "image_size": params.image_size,
+        "sha256": _checksum(params, tensors),
     }
     content = save(tensors, metadata={_METADATA_KEY: json.dumps(about)})
     try:
@@ -136,8 +138,7 @@ def load_packed(path: str | os.PathLike[str]) -> PackedUNet:
 def _read(file: BinaryIO) -> PackedUNet:
     size = os.fstat(file.fileno()).st_size
     header, data_size = _read_header(file, size)
-    config, checksum = _read_metadata(header.pop("__metadata__", None))
-    template = unet_template(config)
+    template, checksum = _read_metadata(header.pop("__metadata__", None))
     _check_tensors(header, _fields(_layers(template)), data_size)
     file.seek(0)
     content = file.read(size)
@@ -147,7 +148,7 @@ def _read(file: BinaryIO) -> PackedUNet:
         tensors = load(content)
     except SafetensorError as error:
         raise InputError(str(error)) from error
-    if _checksum(config, tensors) != checksum:
+    if _checksum(template, tensors) != checksum:
         raise InputError("its checksum is another: the content was altered")
     params = _filled(template, tensors).validate()
     return _filled(params, {name: jnp.asarray(tensor) for name, tensor in tensors.items()})
@@ -163,8 +164,8 @@ def _read_header(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
     return _parse(file.read(length), "its header"), size - _LENGTH_BYTES - length
 
 
-def _read_metadata(metadata: Any) -> tuple[UNetConfig, str]:
-    """The network's configuration, and the checksum that its tensors should have."""
+def _read_metadata(metadata: Any) -> tuple[PackedUNet, str]:
+    """The network, shapes instead of arrays, and the checksum that it should have."""
     if not isinstance(metadata, dict) or not isinstance(metadata.get(_METADATA_KEY), str):
         raise InputError(f"its header says nothing of {_METADATA_KEY}")
     about = _parse(metadata[_METADATA_KEY], "its metadata")
@@ -174,7 +175,12 @@ def _read_metadata(metadata: Any) -> tuple[UNetConfig, str]:
     if version != FORMAT_VERSION or isinstance(version, bool):
         raise InputError(f"its format version is {version!r}; this mbu_jax reads {FORMAT_VERSION}")
     config: Any = about.get("config")
-    return UNetConfig.from_dict(config), str(about.get("sha256"))
+    size = about.get("image_size")
+    template = dataclasses.replace(
+        unet_template(UNetConfig.from_dict(config)),
+        image_size=tuple(size) if isinstance(size, list) else size,
+    )
+    return template, str(about.get("sha256"))
 
 
 def _parse(text: str | bytes, name: str) -> dict[str, Any]:
@@ -224,9 +230,10 @@ def _check_tensors(header: Mapping[str, Any], specs: Mapping[str, Any], data_siz
         raise InputError(f"its tensors take {position} bytes where {data_size} follow the header")
 
 
-def _checksum(config: UNetConfig, tensors: Mapping[str, NDArray]) -> str:
+def _checksum(params: PackedUNet, tensors: Mapping[str, NDArray]) -> str:
     """SHA-256 of all that makes the network: which bytes are which tensor's included."""
-    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+    static = [params.config.to_dict(), params.image_size]
+    digest = hashlib.sha256(json.dumps(static, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(tensors[name]).data)

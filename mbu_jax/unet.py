@@ -49,6 +49,9 @@ _SURROGATES = {
 class UNetConfig:
     """Everything that defines the network: sizes and the precision of each layer.
 
+    By default every layer is masked; ``experiments.train`` makes ``preset("mbu", width=32)`` by
+    default.
+
     Attributes:
       width: c, channels at full resolution; the widest layer has 8c.
       in_channels: channels of the image.

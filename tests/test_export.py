@@ -1,5 +1,6 @@
 """Programs for machines that have JAX and NumPy: they run where everything else is missing."""
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -22,7 +23,6 @@ from mbu_jax.export import export
 from mbu_jax.inference import infer
 from mbu_jax.packing import PackedUNet
 from mbu_jax.saving import save_packed
-from mbu_jax.train.rundir import RunDirectory
 from mbu_jax.unet import UNetConfig
 from tests.random_packed import random_packed
 
@@ -193,8 +193,7 @@ def test_the_commands_file_runs_as_the_readme_says(
 def test_a_run_that_scaled_its_images_says_so(params, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(program, "export", lambda *_, **__: b"a program")
-    RunDirectory(tmp_path).create_or_resume({"data": {"image_size": [48, 80]}})
-    save_packed("model.safetensors", params)
+    save_packed("model.safetensors", dataclasses.replace(params, image_size=(48, 80)))
     said = "The network was trained on images scaled to 48x80: scale yours, too.\n"
     code, out, _ = run_command(monkeypatch, capsys)
     assert code == 0

@@ -9,6 +9,7 @@ import numpy as np
 
 from mbu_jax.architecture import LAYER_NAMES, unet_layers
 from mbu_jax.errors import InputError
+from mbu_jax.images import LARGEST_SIDE
 from mbu_jax.packing.layers import PackedConv, PackedHead, PackedStem
 from mbu_jax.packing.layouts import word_count
 from mbu_jax.unet import UNetConfig
@@ -27,6 +28,8 @@ class PackedUNet:
         ``down_c1.conv2``, …, ``up_ct1.conv``, ``up_c1.conv1``, …, ``up_c4.conv2``. JAX sorts the
         keys of a rebuilt dictionary; `conv_names` gives them in network order.
       head: the logits.
+      image_size: height and width that images were scaled to for training, None where they kept
+        their own; static. Nothing here scales: whoever reads images does.
 
     Example:
       >>> params = unet_template(UNetConfig(width=4))
@@ -38,6 +41,7 @@ class PackedUNet:
     stem: PackedStem
     convs: dict[str, PackedConv]
     head: PackedHead
+    image_size: tuple[int, int] | None = None
 
     @property
     def conv_names(self) -> tuple[str, ...]:
@@ -58,6 +62,7 @@ class PackedUNet:
         Raises:
           InputError: naming the layer, its field and what it must be.
         """
+        _check_image_size(self.image_size)
         template = unet_template(self.config)
         for verb, names in (
             ("lacks", template.convs.keys() - self.convs.keys()),
@@ -77,7 +82,7 @@ class PackedUNet:
 
 
 jax.tree_util.register_dataclass(
-    PackedUNet, data_fields=["stem", "convs", "head"], meta_fields=["config"]
+    PackedUNet, data_fields=["stem", "convs", "head"], meta_fields=["config", "image_size"]
 )
 
 
@@ -146,6 +151,15 @@ def unet_template(config: UNetConfig) -> PackedUNet:
 
 def _spec(dtype: Any, *shape: int) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def _check_image_size(size: Any) -> None:
+    """None or two sides; of whatever type, since it may come from a file."""
+    sides = size if isinstance(size, tuple) and len(size) == 2 else (0,)
+    if size is not None and not all(type(s) is int and 1 <= s <= LARGEST_SIDE for s in sides):
+        raise InputError(
+            f"image_size is {size!r}; it must be None, or a height and width of 1 to {LARGEST_SIDE}"
+        )
 
 
 def _check_against(template: Any, layer: Any, name: str) -> None:

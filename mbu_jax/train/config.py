@@ -49,7 +49,8 @@ class ModelOptions:
 
     mask_budget: float | None = None
     """Instead of a number: as many as keep within this the sum of scores (paper), or the whole
-    network's multiply-accumulates at 512x512 in 10^9 (nonzeros)."""
+    network's multiply-accumulates at 512x512 in 10^9 (nonzeros), which all layers keep best below
+    half density."""
 
     layer_precision: tuple[str, ...] = ()
     """Exceptions for single layers, as up_c4=int8; see --network for the rest."""

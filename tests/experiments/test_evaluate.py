@@ -88,6 +88,7 @@ def test_the_file_holds_the_best_checkpoint(finished_run: Path) -> None:
     expected = pack(network.model(params, stats))
     packed = load_packed(finished_run / "model.safetensors")
     assert packed.config == expected.config
+    assert packed.image_size == (32, 32)  # as the run scaled its images
     for name, layer in expected.convs.items():
         np.testing.assert_array_equal(packed.convs[name].positive, layer.positive, err_msg=name)
         np.testing.assert_array_equal(packed.convs[name].theta, layer.theta, err_msg=name)

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import sys
 from collections.abc import Callable
@@ -12,9 +13,8 @@ from experiments import command, predict
 from experiments.model_file import load_for_pictures
 from mbu_jax.data.synthetic.generator import generate_example
 from mbu_jax.errors import InputError
-from mbu_jax.files import write_json_atomic
 from mbu_jax.inference import pack
-from mbu_jax.saving import save_packed
+from mbu_jax.saving import load_packed, save_packed
 from mbu_jax.unet import UNetConfig
 from tests.random_packed import random_packed
 from tests.trained.network import trained_model
@@ -330,12 +330,12 @@ def test_images_are_resized_as_the_run_was_trained(program, model, monkeypatch):
             yield image[..., :1].astype(np.float32) - 127.5
 
     monkeypatch.setattr(predict, "predict", segment)
-    run = Path("run")
-    run.mkdir()
-    (run / "model.safetensors").write_bytes(model.read_bytes())
-    write_json_atomic(run / "config.json", {"data": {"image_size": [48, 80]}})
+    Path("elsewhere").mkdir()
+    scaled = dataclasses.replace(load_packed(model), image_size=(48, 80))
+    save_packed("elsewhere/model.safetensors", scaled)
     for options in ((), ("--image-size", "own"), ("--image-size", "12", "20")):
-        assert program("a.png", "--model", run, "--overwrite", "--out", "out", *options)[0] == 0
+        code, *_ = program("a.png", "--model", "elsewhere", "--overwrite", "--out", "out", *options)
+        assert code == 0
         mask = read("out/a.mask.png")
         assert mask.shape == (24, 40)
         assert mask[7, 7] == 1

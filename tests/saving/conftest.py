@@ -1,5 +1,6 @@
 """Files of packed networks that the tests here damage."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from mbu_jax.packing import PackedUNet
 from mbu_jax.saving import save_packed
 from tests.random_packed import random_packed
-from tests.saving.packed_files import CONFIG, MASKED
+from tests.saving.packed_files import CONFIG, IMAGE_SIZE, MASKED
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +18,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def network() -> PackedUNet:
-    return random_packed(CONFIG)
+    return dataclasses.replace(random_packed(CONFIG), image_size=IMAGE_SIZE)
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ CONFIGS = {
     ),
 }  # fmt: skip
 CONFIG = CONFIGS["two bits, every precision"]
+IMAGE_SIZE = (24, 40)
 MASKED = UNetConfig(width=4)
 TENSOR = "down_c1.conv1.positive"
 
@@ -48,7 +49,7 @@ def tensors_of(params: PackedUNet) -> Tensors:
 
 
 def assert_same(found: PackedUNet, wanted: PackedUNet) -> None:
-    assert found.config == wanted.config
+    assert (found.config, found.image_size) == (wanted.config, wanted.image_size)
     assert list(found.convs) == list(wanted.convs)
     for name, conv in found.convs.items():
         assert conv.segments == wanted.convs[name].segments
@@ -106,8 +107,9 @@ def with_header(header: bytes, data: bytes = b"") -> bytes:
     return len(header).to_bytes(8, "little") + header + data
 
 
-def signed(config: dict[str, Any], tensors: Tensors) -> str:
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+def signed(tensors: Tensors, image_size: Any = IMAGE_SIZE) -> str:
+    static = [CONFIG.to_dict(), image_size]
+    digest = hashlib.sha256(json.dumps(static, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(name.encode() + tensors[name].tobytes())
     return digest.hexdigest()

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from mbu_jax.packing import PackedUNet
 from tests.saving.packed_files import (
-    CONFIG,
     TENSOR,
     Change,
     altered,
@@ -102,8 +101,8 @@ def test_exchanged_tensors_are_noticed(
 BAD_METADATA: dict[str, tuple[Change, str]] = {
     "other format": (lambda a: a.update(format="sums"), "its format is 'sums'"),
     "no format": (lambda a: a.pop("format"), "its format is None"),
-    "newer version": (lambda a: a.update(version=3), "format version is 3; this mbu_jax reads 2"),
-    "older version": (lambda a: a.update(version=1), "format version is 1; this mbu_jax reads 2"),
+    "newer version": (lambda a: a.update(version=4), "format version is 4; this mbu_jax reads 3"),
+    "older version": (lambda a: a.update(version=2), "format version is 2; this mbu_jax reads 3"),
     "true version": (lambda a: a.update(version=True), "its format version is True"),
     "no config": (lambda a: a.pop("config"), "not a table of options"),
     "config of text": (lambda a: a.update(config="masked"), "not a table of options"),
@@ -183,11 +182,25 @@ def test_values_that_no_network_has_are_refused(
     tensor, change, reason = BAD_VALUES[name]
     tensors = {key: np.array(value) for key, value in tensors_of(network).items()}
     change(tensors[tensor])
-    about = take_apart(content)[1] | {"sha256": signed(CONFIG.to_dict(), tensors)}
+    about = take_apart(content)[1] | {"sha256": signed(tensors)}
     metadata = {"mbu_jax": json.dumps(about)}
     said = refused(tmp_path, safetensors.numpy.save(tensors, metadata=metadata))
     assert f"({tensor} " in said
     assert reason in said
+
+
+@pytest.mark.parametrize(
+    "size",
+    [[0, 8], [8, -1], [8, 2**14 + 1], [8], [8, 8, 8], [8, True], [8, 8.0], [[8], 8], "88", {}],
+)
+def test_image_sizes_that_no_training_has_are_refused(
+    tmp_path: Path, network: PackedUNet, content: bytes, size: Any
+) -> None:
+    header, about, data = take_apart(content)
+    about |= {"image_size": size, "sha256": signed(tensors_of(network), size)}
+    said = refused(tmp_path, put_together(header, about, data))
+    assert "(image_size is " in said
+    assert "a height and width of 1 to 16384" in said
 
 
 HOSTILE_SIZES = {

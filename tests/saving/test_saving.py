@@ -19,7 +19,7 @@ from mbu_jax.packing import PackedUNet, unet_template
 from mbu_jax.saving import load_packed, save_packed
 from mbu_jax.unet import UNetConfig
 from tests.random_packed import random_packed
-from tests.saving.packed_files import CONFIG, CONFIGS, assert_same, signed, tensors_of
+from tests.saving.packed_files import CONFIG, CONFIGS, IMAGE_SIZE, assert_same, signed, tensors_of
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -55,9 +55,10 @@ def test_other_readers_of_safetensors_understand_it(
         named = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     assert about == {
         "format": "mbu_jax packed U-Net",
-        "version": 2,
+        "version": 3,
         "config": CONFIG.to_dict(),
-        "sha256": signed(CONFIG.to_dict(), named),
+        "image_size": list(IMAGE_SIZE),
+        "sha256": signed(named),
     }
     wanted = tensors_of(network)
     assert named.keys() == wanted.keys()

@@ -17,7 +17,6 @@ from mbu_jax.packing import PackedConv, PackedUNet
 from mbu_jax.saving import load_packed
 from tests.oracles import packed_network
 from tests.saving.packed_files import (
-    CONFIG,
     TENSOR,
     assert_same,
     put_together,
@@ -84,7 +83,7 @@ def test_altered_and_signed_bytes_are_refused_or_a_valid_network(
         altered[position % len(altered)] ^= flip
     names = {name: entry["data_offsets"] for name, entry in header.items()}
     tensors = {name: np.frombuffer(altered[a:b], np.uint8) for name, (a, b) in names.items()}
-    about["sha256"] = signed(CONFIG.to_dict(), tensors)
+    about["sha256"] = signed(tensors)
     path = folder / "signed.safetensors"
     path.write_bytes(put_together(header, about, bytes(altered)))
     try:
@@ -116,7 +115,7 @@ def test_altered_and_signed_networks_are_refused_or_run(
             words = tensors[name].view(np.uint8).reshape(-1, tensors[name].itemsize)
             byte, bits = (0, 4) if of_planes else (rng.integers(words.shape[1]), 8)
             words[rng.integers(len(words)), byte] ^= np.uint8(1 << rng.integers(bits))
-        about["sha256"] = signed(CONFIG.to_dict(), tensors)
+        about["sha256"] = signed(tensors)
         metadata = {"mbu_jax": json.dumps(about)}
         path.write_bytes(safetensors.numpy.save(tensors, metadata=metadata))
         try:
