@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import pytest
 from PIL import Image
 
@@ -26,6 +27,10 @@ from mbu_jax.data.synthetic.generator import generate_example
 from mbu_jax.errors import InputError
 from mbu_jax.inference import pack
 from mbu_jax.saving import save_packed
+from mbu_jax.train.checkpoints import Checkpoints
+from mbu_jax.train.rundir import RunDirectory
+from mbu_jax.train.state import Network, TrainState
+from mbu_jax.unet import UNetConfig
 from tests.trained.network import trained_model
 
 ROOT = Path(__file__).parents[1]
@@ -79,10 +84,13 @@ def network() -> Any:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder that holds a packed network and pictures."""
-    run = tmp_path / "runs" / "synthetic-mbu"
-    run.mkdir(parents=True)
-    save_packed(run / "model.safetensors", network())
+    """A working folder that holds a run, its packed network, and pictures."""
+    run = RunDirectory(tmp_path / "runs" / "synthetic-mbu")
+    structure, params, stats = Network.create(UNetConfig(width=4), seed=0)
+    run.create_or_resume({"unet": structure.config.to_dict()})
+    with Checkpoints(run.checkpoints) as checkpoints:
+        checkpoints.save(TrainState(jnp.int32(1), params, stats, opt_state=(), ema=None), {}, 0.5)
+    save_packed(run.model, network())
     (tmp_path / "PICTURES").mkdir()
     picture = generate_example("validation", 0, image_size=(40, 56))["image"]
     Image.fromarray(picture).save(tmp_path / "PICTURES" / "nuclei.png")
