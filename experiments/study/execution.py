@@ -79,7 +79,7 @@ def _carry_out(run: Run) -> None:
         weights = [layer.weight[...].size for layer in layers.values()]
         facts["density"] = float(np.average(list(densities.values()), weights=weights))
     try:
-        packed = pack(network.model(params, stats))
+        packed = pack(network.model(params, stats), image_size=run.config.data.image_size)
     except InputError as reason:
         facts["not_packed"] = str(reason)
     else:
