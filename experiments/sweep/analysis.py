@@ -21,7 +21,8 @@ IMAGE_SIZE = 512, 512
 FEW = 4
 """The paper's Figure 3(c) leaves out networks of five masked layers and more."""
 
-_MEANS = ("dice", "iou", "operations", "bitsliced_macs")
+_SCORES = "dice", "iou"
+_MEANS = (*_SCORES, "operations", "bitsliced_macs")
 _FEWEST = 3  # orders: the interval of two, 12.7 standard errors either way, tells nothing
 
 
@@ -154,6 +155,46 @@ def _number(value: np.generic) -> float | int | None:
     return None if math.isnan(value) else value.item()
 
 
+def has_orders(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether a sweep is one of orders, each of which has a seed of its own.
+
+    Args:
+      rows: of `network_row`, all of them.
+
+    Returns:
+      False for a subset, whose seeds have the same networks.
+    """
+    return any(row["series"] == COST_ORDER for row in rows)
+
+
+def comparable(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """State scores so that networks of all series can be compared.
+
+    A seed shifts all scores of its series. Orders hold different networks, so their scores are
+    taken as differences to the two networks that each of them has: none and all masked.
+
+    Args:
+      rows: of `network_row`, all of them.
+
+    Returns:
+      The rows of a subset; those of orders with Dice and IoU less the mean of their series' ends.
+    """
+    if not has_orders(rows):
+        return rows
+    ends: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["masked_layers"] in (0, LAYERS):
+            ends.setdefault(row["series"], []).append(row)
+    levels = {
+        series: {score: statistics.fmean(row[score] for row in pair) for score in _SCORES}
+        for series, pair in ends.items()
+    }
+    return [
+        {**row, **{score: row[score] - levels[row["series"]][score] for score in _SCORES}}
+        for row in rows
+    ]
+
+
 def configurations(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Bring together the networks that mask the same layers.
 
@@ -161,7 +202,7 @@ def configurations(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     another.
 
     Args:
-      rows: of `network_row`, all of them.
+      rows: of `network_row` or `comparable`.
 
     Returns:
       For each choice of layers ``masked`` and ``masked_layers``, how often it was ``trained``,
@@ -183,16 +224,18 @@ def configurations(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def cost_ordered(networks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def cost_ordered(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Find the networks that mask the cheapest layers first, by the paper's scores.
 
     Args:
-      networks: of `configurations`; every sweep has those that are looked for.
+      rows: of `network_row` or `comparable`, all of them.
 
     Returns:
-      Thirteen networks, from binary to all masked.
+      Thirteen of `configurations`, from binary to all masked; of orders those of the order of cost
+      alone, since another order's networks have another seed.
     """
-    named = {network["masked"]: network for network in networks}
+    own = [row for row in rows if row["series"] == COST_ORDER] if has_orders(rows) else rows
+    named = {network["masked"]: network for network in configurations(own)}
     return [named[digits(mask)] for mask in cost_path(seed=0).masks]
 
 

@@ -15,8 +15,10 @@ from matplotlib.patheffects import withStroke
 from experiments.study.figures import COLOURS, GREY
 from experiments.sweep.analysis import (
     FEW,
+    comparable,
     configurations,
     cost_ordered,
+    has_orders,
     trade_offs,
     zeros_of_masked_layers,
 )
@@ -42,12 +44,11 @@ def draw(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], path: Pa
     ((zeros, shapley), (dense, nonzero)) = figure.subplots(2, 2)
     _draw_zeros(zeros, rows)
     _draw_shapley(shapley, results["shapley"])
-    networks = configurations(rows)
     height, breadth = results["image_size"]
-    _draw_costs(dense, networks, "operations")
+    _draw_costs(dense, rows, "operations")
     dense.set_title("Dice over operations, zeros multiplied")
     dense.set_xlabel(f"10^9 one-bit operations, one image of {height}x{breadth}")
-    _draw_costs(nonzero, networks, "bitsliced_macs")
+    _draw_costs(nonzero, rows, "bitsliced_macs")
     nonzero.set_title("Dice over operations, zeros skipped")
     nonzero.set_xlabel(f"10^9 multiply-accumulates, one image of {height}x{breadth}")
     scale = ScalarMappable(Normalize(0, LAYERS), _BY_COUNT)
@@ -107,13 +108,15 @@ def _draw_shapley(axes: Axes, shapley: Mapping[str, Any] | None) -> None:
     _finish_layers(axes)
 
 
-def _draw_costs(axes: Axes, networks: Sequence[Mapping[str, Any]], cost: str) -> None:
+def _draw_costs(axes: Axes, rows: Sequence[Mapping[str, Any]], cost: str) -> None:
+    rows = comparable(rows)
+    networks = configurations(rows)
     x, y, masked = (
         np.array([one[name] for one in networks]) for name in (cost, "dice", "masked_layers")
     )
     colours = {"c": masked, "cmap": _BY_COUNT, "vmin": 0, "vmax": LAYERS}
     axes.scatter(x / 1e9, y, s=18 if len(networks) < _MANY else 4, alpha=0.8, **colours)
-    ordered = cost_ordered(networks)
+    ordered = cost_ordered(rows)
     _draw_line(axes, ordered, cost, color=_VERMILION, marker="o", label="in order of cost")
     for one in ordered:
         axes.annotate(
@@ -129,7 +132,8 @@ def _draw_costs(axes: Axes, networks: Sequence[Mapping[str, Any]], cost: str) ->
     steps = {"linestyle": ":", "drawstyle": "steps-post", "markerfacecolor": "none"}
     best = trade_offs(networks, cost)
     _draw_line(axes, best, cost, color=_GREEN, marker="s", label="Pareto front", **steps)
-    axes.set_ylabel("Dice (mean over trainings; bar: lowest to highest)")
+    score = "Dice less the mean of its series' ends" if has_orders(rows) else "Dice"
+    axes.set_ylabel(f"{score}\n(mean over trainings; bar: lowest to highest)")
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     _legend_above(axes)

@@ -13,8 +13,10 @@ import numpy as np
 from experiments.sweep.analysis import (
     FEW,
     IMAGE_SIZE,
+    comparable,
     configurations,
     cost_ordered,
+    has_orders,
     network_row,
     shapley_values,
     trade_offs,
@@ -35,6 +37,18 @@ RESULTS, NETWORKS, TABLE, FIGURE = "results.json", "results.csv", "table.md", "f
 
 _ASKED = ("dataset", "permutations", "members", "seeds", "seed", "chunk_members", "at_once")
 _PLACES = ("data_dir", "prepared_dir", "out", "workdir", "initial")  # of this machine
+
+_LUCK = "Where trainings are few, a network may owe its place to a lucky seed."
+_OF_SEEDS = [
+    "Here and below, scores and costs are means over all trainings that mask the same layers, with "
+    f"their lowest and highest Dice in brackets. {_LUCK}"
+]
+_OF_ORDERS = [
+    "Networks of this order alone, which share a seed. Every other order has a seed of its own, "
+    "which shifts all of its scores, so the figure and the tables below compare differences to the "
+    "mean of the two ends that each order has, none and all masked. Those are means over all "
+    f"trainings that mask the same layers, with the lowest and highest in brackets. {_LUCK}"
+]
 
 
 def write_report(
@@ -136,7 +150,8 @@ def table(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """
     height, breadth = results["image_size"]
     recipe = results["recipe"]
-    networks = configurations(rows)
+    orders = has_orders(rows)
+    networks = configurations(comparable(rows))
     lines = [
         f"# {results['title']}",
         "",
@@ -157,16 +172,14 @@ def table(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
         "",
         "## Layers masked in order of cost",
         "",
-        "Here and below, scores and costs are means over all trainings that mask the same layers, "
-        "with their lowest and highest Dice in brackets. Where trainings are few, a network may "
-        "owe its place to a lucky seed.",
+        *(_OF_ORDERS if orders else _OF_SEEDS),
         "",
-        *_networks(cost_ordered(networks)),
+        *_networks(cost_ordered(rows)),
         "",
     ]
     for cost, name in (("operations", "operations"), ("bitsliced_macs", "MACs")):
         title = f"## Networks that none beats in Dice at as few {name}"
-        lines += [title, "", *_networks(trade_offs(networks, cost)), ""]
+        lines += [title, "", *_networks(trade_offs(networks, cost), orders), ""]
     lines += [f"- {name}: {text}" for name, text in results["definitions"].items()]
     return "\n".join(lines) + "\n"
 
@@ -193,16 +206,19 @@ def _layers(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> li
     return lines
 
 
-def _networks(networks: Sequence[Mapping[str, Any]]) -> list[str]:
+def _networks(networks: Sequence[Mapping[str, Any]], differences: bool = False) -> list[str]:
+    form, titles = "", "Dice | IoU"
+    if differences:
+        form, titles = "+", "Dice less that of the ends | IoU less that of the ends"
     lines = [
-        "| masked | Dice | IoU | 10^9 operations | 10^9 MACs, zeros skipped | trained | layers |",
+        f"| masked | {titles} | 10^9 operations | 10^9 MACs, zeros skipped | trained | layers |",
         "|---|---|---|---|---|---|---|",
     ]
     for one in networks:
-        several = f" ({one['lowest']:.3f} to {one['highest']:.3f})" if one["trained"] > 1 else ""
+        several = f" ({one['lowest']:{form}.3f} to {one['highest']:{form}.3f})" if one["trained"] > 1 else ""
         masked = [n for n, digit in zip(LAYER_NAMES, one["masked"], strict=True) if digit == "1"]
         lines.append(
-            f"| {one['masked_layers']} | {one['dice']:.3f}{several} | {one['iou']:.3f} "
+            f"| {one['masked_layers']} | {one['dice']:{form}.3f}{several} | {one['iou']:{form}.3f} "
             f"| {one['operations'] / 1e9:.3g} | {one['bitsliced_macs'] / 1e9:.3g} "
             f"| {one['trained']} | {', '.join(masked) or 'none'} |"
         )

@@ -1,5 +1,6 @@
 """What the sweep writes and draws, from stand-in chunks whose scores are known."""
 
+import csv
 import statistics
 from pathlib import Path
 from typing import Any
@@ -145,3 +146,42 @@ def test_equal_scores_have_bars_of_no_length(
     report(tmp_path, members=13, seeds=3)
     for axes in drawn[0].axes[2:4]:
         assert max(length for _, length in bars(axes)) == pytest.approx(0, abs=1e-12)
+
+
+def test_seeds_do_not_decide_between_orders(
+    tmp_path: Path, drawn: list[Figure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shifts = [0, 0.1, 0.2]  # of a seed, far more than a layer is worth
+
+    def shifted(mask: tuple[bool, ...], seed: int) -> float:
+        return 0.4 + shifts[seed] + 0.001 * sum(mask)
+
+    monkeypatch.setattr(stored_sweep, "dice", shifted)
+    _, text = report(tmp_path, permutations=2)
+    ordered = cells(text, "Layers masked in order of cost")
+    assert [row[1] for row in ordered] == [f"{0.4 + 0.001 * count:.3f}" for count in range(13)]
+    assert {row[5] for row in ordered} == {"1"}
+    for cost in ("operations", "MACs"):
+        best = cells(text, f"Networks that none beats in Dice at as few {cost}")
+        assert (best[-1][0], best[-1][1]) == ("12", "+0.006 (+0.006 to +0.006)")
+        for row in best:  # a layer more is worth the same whatever the seed
+            assert row[1].split()[0] == f"{0.001 * (int(row[0]) - 6):+.3f}"
+    assert "a seed of its own, which shifts all of its scores" in text
+    for axes in drawn[0].axes[2:4]:
+        assert "less the mean of its series' ends" in axes.get_ylabel()
+        points = np.array(axes.collections[0].get_offsets())
+        assert np.abs(points[:, 1]).max() == pytest.approx(0.006)
+        line = np.array(axes.lines[0].get_xydata())
+        assert line[:, 1] == pytest.approx([0.001 * (count - 6) for count in range(13)])
+    rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
+    assert float(rows[-1]["dice"]) == pytest.approx(0.612)  # raw
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_scores_of_a_subset_are_compared_as_they_are(
+    tmp_path: Path, drawn: list[Figure], seeds: int
+) -> None:
+    _, text = report(tmp_path, members=20, seeds=seeds)
+    assert "ends" not in text
+    for axes in drawn[0].axes[2:4]:
+        assert axes.get_ylabel().startswith("Dice\n")
