@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from experiments.png import save_png
+
 OURS, OTHERS = "#0b7a75", "#9aa5b1"
 """Colours of our rows and of others."""
 
@@ -36,7 +38,7 @@ def draw(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
     figure.suptitle(
         f"{machine['cpu']}, {machine['cores']} cores, bitsliced with {machine['instructions']}"
     )
-    figure.savefig(path, dpi=110)
+    save_png(figure, path)
 
 
 def _latency(report: dict[str, Any]) -> list[dict[str, Any]]:

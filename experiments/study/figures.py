@@ -1,6 +1,5 @@
 """What the figures of the studies have in common."""
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from experiments.png import save_png
 from experiments.study.report import finished_runs, milliseconds
 from experiments.study.rows import FULL_PRECISION
-from mbu_jax.files import write_bytes_atomic
 
 TITLES = {"dice": "Dice", "iou": "IoU", "f1": "F1"}
 # The palette of Okabe and Ito, told apart under every common colour blindness.
@@ -61,9 +60,7 @@ def save(made: Figure, results: Mapping[str, Any], path: Path) -> None:
     if legend:
         columns = 2 * len(made.axes)
         made.legend(legend.values(), legend, loc="outside lower center", ncols=columns, fontsize=8)
-    content = io.BytesIO()
-    made.savefig(content, format="png", dpi=110)
-    write_bytes_atomic(path, content.getvalue())
+    save_png(made, path)
 
 
 def scores(row: Mapping[str, Any], score: str) -> list[float]:

@@ -12,6 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from experiments.png import save_png
 from experiments.study.figures import COLOURS, GREY
 from experiments.sweep.analysis import (
     FEW,
@@ -58,7 +59,7 @@ def draw(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], path: Pa
         f"{results['title']}: {results['networks']} networks of width {recipe['model']['width']}, "
         f"{recipe['dataset']}, {results['updates']} updates each, scale {results['scale']}"
     )
-    figure.savefig(path, dpi=110)
+    save_png(figure, path)
 
 
 def _draw_zeros(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments.benchmark.charts import OTHERS, OURS, finish_bars, short
 from experiments.benchmark.gpu.tables import NOT_MEASURED, floor_of
+from experiments.png import save_png
 
 _ENGINES = ("#0b7a75", "#d1495b", "#3d5a99", "#b07d12")
 
@@ -36,7 +37,7 @@ def draw(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
         f"{machine.get('name', 'CPU')}, JAX {machine['versions'].get('jax', '?')}, idle "
         + (NOT_MEASURED if idle is None else f"{idle:.0f} W")
     )
-    figure.savefig(path, dpi=100)
+    save_png(figure, path, dpi=100)
 
 
 def _millijoules(row: dict[str, Any]) -> float | None:
