@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from experiments import command
 from experiments.lock import locked
-from experiments.sweep.claim import agreed, claim
+from experiments.sweep.claim import agreed, check_results, claim
 from experiments.sweep.options import SweepOptions, chosen_sweep
 from experiments.sweep.plan import LAYERS, Chunk, chunks
 from experiments.sweep.report import FIGURE, NETWORKS, RESULTS, TABLE, write_report
@@ -45,6 +45,7 @@ def run(options: SweepOptions) -> None:
         return
     trainer = functools.cache(lambda: SweepTrainer(sweep.recipe, runs, options.at_once))
     command.check_report(options.folder, RESULTS, (TABLE, FIGURE, NETWORKS))
+    check_results(options.folder / RESULTS, sweep)
     if members is None:
         trainer()  # refuses data that cannot be used before anything is written
     planned = chunks(sweep.series, claim(runs, sweep, options, lambda: trainer().largest_chunk()))

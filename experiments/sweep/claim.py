@@ -73,15 +73,47 @@ def agreed(runs: Path, sweep: Sweep, options: SweepOptions) -> int | None:
         return None
     members = saved.get("chunk_members")
     asked = _asked(sweep) | {"chunk_members": options.chunk_members or members}
-    different = [name for name in asked if asked[name] != saved.get(name)]
-    if "series" in different and _goes_on(saved.get("series"), asked["series"]):
-        different.remove("series")
+    different = _different(saved, asked)
     if different or not isinstance(members, int):
         raise InputError(
             f"{runs} holds another sweep, with other {', '.join(different) or 'chunks'}; choose "
             "another --out, or give the same options to go on with that one"
         )
     return members
+
+
+def check_results(file: Path, sweep: Sweep) -> None:
+    """Refuse to replace the report of another sweep, whose chunks may lie elsewhere or be gone.
+
+    Args:
+      file: ``results.json``, if there is one.
+      sweep: what is to be reported; it may have more series than the report.
+
+    Raises:
+      InputError: for the results of something else, or a damaged file.
+
+    Example:
+      >>> check_results(Path("moon", "results.json"), chosen_sweep(SweepOptions()))
+    """
+    remedy = "choose another --out, or move it away"
+    saved = _read(file, remedy)
+    if saved is None:
+        return
+    recipe = saved.get("recipe")
+    held = recipe if isinstance(recipe, dict) else {}
+    held = held | {"initial": saved.get("starts_from"), "series": saved.get("series")}
+    if different := _different(held, _asked(sweep)):
+        raise InputError(
+            f"{file} is of something else, with other {', '.join(different)}; {remedy}"
+        )
+
+
+def _different(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """Names of what is asked for and not there; further series are no difference."""
+    different = [name for name in asked if asked[name] != saved.get(name)]
+    if "series" in different and _goes_on(saved.get("series"), asked["series"]):
+        different.remove("series")
+    return different
 
 
 def _goes_on(saved: Any, asked: list[Any]) -> bool:
@@ -96,17 +128,16 @@ def _asked(sweep: Sweep) -> dict[str, Any]:
     return json.loads(to_json(recipe | {"series": [described(one) for one in sweep.series]}))
 
 
-def _read(file: Path) -> dict[str, Any] | None:
+def _read(file: Path, remedy: str | None = None) -> dict[str, Any] | None:
+    remedy = remedy or f"restore it, or remove {file.parent}"
     try:
         saved = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{file} is damaged ({error}); restore it, or remove {file.parent}"
-        ) from error
+        raise InputError(f"{file} is damaged ({error}); {remedy}") from error
     if not isinstance(saved, dict):
-        raise InputError(f"{file} is damaged; restore it, or remove {file.parent}")
+        raise InputError(f"{file} is damaged; {remedy}")
     return saved
 
 

@@ -102,8 +102,8 @@ def write_report(
     }
     results = json.loads(to_json(results))
     folder = options.folder
+    write_json_atomic(folder / RESULTS, results)  # first: by it the others are known as a report's
     write_bytes_atomic(folder / NETWORKS, _csv(rows).encode())
-    write_json_atomic(folder / RESULTS, results)
     write_bytes_atomic(folder / TABLE, table(results, rows).encode())
     draw(results, rows, folder / FIGURE)
     return results

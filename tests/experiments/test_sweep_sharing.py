@@ -1,13 +1,18 @@
 """Processes that share the folder of a sweep; a stand-in trains."""
 
+import errno
 import itertools
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from experiments import png
 from experiments.lock import locked
 from experiments.sweep import __main__ as sweep_command
+from experiments.sweep import report as sweep_report
 from experiments.sweep.claim import claim
 from experiments.sweep.options import SweepOptions, chosen_sweep
 from experiments.sweep.plan import Chunk
@@ -113,3 +118,65 @@ def test_a_sweep_goes_on_with_more_orders(tmp_path: Path, trained: list[str]) ->
     assert (tmp_path / "results.csv").read_text("utf-8") == held
     sweep_command.run(smoke(tmp_path, permutations=3))
     assert trained == ["chunk-0002", "chunk-0003"]
+
+
+@pytest.mark.parametrize(
+    ("options", "other"),
+    [
+        ({"seed": 5}, "series"),
+        ({"dataset": "isic", "permutations": 2}, "dataset"),
+        ({"permutations": 1}, "series"),
+    ],
+)
+def test_the_report_of_another_sweep_is_kept(
+    tmp_path: Path, trained: list[str], options: dict[str, Any], other: str
+) -> None:
+    """Also where its chunks are gone, as in a clone."""
+    sweep_command.run(smoke(tmp_path, permutations=2))
+    shutil.rmtree(tmp_path / "runs")
+    held = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    trained.clear()
+    with pytest.raises(InputError, match=rf"results.json is of .* other {other}; choose another"):
+        sweep_command.run(smoke(tmp_path, **options))
+    assert trained == []
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == held
+    sweep_command.run(smoke(tmp_path, permutations=3))  # goes on, from what is to be trained again
+    assert len(trained) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("{}", "is of something else"), ("[]", "is damaged; choose"), ("{", "is damaged .*; choose")],
+)
+def test_what_is_no_report_of_a_sweep_is_kept(
+    tmp_path: Path, trained: list[str], content: str, said: str
+) -> None:
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(InputError, match=f"results.json {said}"):
+        sweep_command.run(smoke(tmp_path))
+    assert trained == []
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize("name", ["results.csv", "figure.png"])
+def test_a_report_that_a_full_disk_cut_short_is_written_again(
+    tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def full(write: Any) -> Any:
+        def stopped(path: Path, content: Any) -> None:
+            if path.name == name:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            write(path, content)
+
+        return stopped
+
+    with monkeypatch.context() as patch:
+        for module in (sweep_report, png):
+            patch.setattr(module, "write_bytes_atomic", full(module.write_bytes_atomic))
+        with pytest.raises(OSError, match="No space left"):
+            sweep_command.run(smoke(tmp_path))
+    assert not (tmp_path / name).exists()
+    sweep_command.run(smoke(tmp_path))
+    assert len(trained) == 2
+    assert (tmp_path / name).exists()
+    assert json.loads((tmp_path / "results.json").read_text())["networks"] == 26
