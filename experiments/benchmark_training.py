@@ -35,9 +35,6 @@ class BenchmarkConfig(UpdateTiming):
     width: int = 32
     """Channels at full resolution."""
 
-    size: int = 128
-    """Height and width of the images."""
-
 
 def main() -> None:
     """Parse the command line, time, print a table."""

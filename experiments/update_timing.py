@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from experiments.command import check_file, make_folder
 from experiments.timing import compare, machine, time_interleaved
+from mbu_jax.data.pipeline import check_size
 from mbu_jax.errors import InputError
 from mbu_jax.files import write_json_atomic
 
@@ -22,6 +23,9 @@ class UpdateTiming:
 
     batch_size: int = 8
     """Images in one update."""
+
+    size: int = 128
+    """Height and width of the images."""
 
     rounds: int = 10
     """Times that every row is timed, after one update to compile and one to warm up."""
@@ -43,6 +47,7 @@ class UpdateTiming:
             raise InputError(
                 f"batch_size is {self.batch_size}; give a multiple of the {devices} devices"
             )
+        check_size("size", (self.size, self.size))
         if self.rounds < 1:
             raise InputError(f"rounds is {self.rounds}; give a number of at least 1")
         if self.out is not None:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from experiments import command
 from experiments.benchmark.charts import draw
-from experiments.benchmark.config import PRESETS, BenchmarkConfig, NetworkOptions
+from experiments.benchmark.config import CHART, PRESETS, REPORT, BenchmarkConfig, NetworkOptions
 from experiments.benchmark.groups import Group, plan
 from experiments.benchmark.materials import Materials
 from experiments.benchmark.measuring import Measurer, without_own_precision
@@ -52,10 +52,10 @@ def main() -> None:
     out = command.make_folder(config.folder)
     with Nursery() as nursery:
         report = benchmark(config, nursery)
-    write_json_atomic(out / "benchmark.json", report)  # first: it took long to measure
+    write_json_atomic(out / REPORT, report)  # first: it took long to measure
     print(tables(report))
-    draw(report, out / "benchmark.png")
-    print(f"\n{out / 'benchmark.json'} holds every sample, benchmark.png the chart")
+    draw(report, out / CHART)
+    print(f"\n{out / REPORT} holds every sample, {CHART} the chart")
 
 
 def benchmark(config: BenchmarkConfig, nursery: Nursery) -> dict[str, Any]:

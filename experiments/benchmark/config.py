@@ -6,8 +6,12 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from experiments.command import check_report
 from mbu_jax.architecture import SIZE_MULTIPLE
 from mbu_jax.errors import InputError
+
+REPORT, CHART = "benchmark.json", "benchmark.png"
+"""Names of the files that a benchmark leaves."""
 
 _LARGEST_SIZE = 8192
 
@@ -211,13 +215,16 @@ class BenchmarkConfig:
             raise InputError(f"seconds is {timing.seconds}; give a finite number of at least 0")
 
     def _check_folder(self) -> None:
+        if self.device == "gpu" and self.gpu.export_to is not None:
+            return  # the report is written elsewhere, by run.py
         folder = self.folder
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file; choose a folder for --out")
-        if (folder / "benchmark.json").exists() and not self.overwrite:
+        if (folder / REPORT).exists() and not self.overwrite:
             raise InputError(
                 f"{folder} holds a benchmark; choose another --out, or give --overwrite"
             )
+        check_report(folder, REPORT, (CHART,))
 
 
 def available_cores() -> tuple[int, ...]:

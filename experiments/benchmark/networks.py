@@ -208,7 +208,7 @@ def _given(path: Path) -> PackedNetwork:
 
 
 def _common_sizes(configs: Iterable[UNetConfig], width: int | None) -> dict[str, int]:
-    default = {"width": width or _DEFAULT_WIDTH, "in_channels": 3, "classes": 1}
+    default = {"width": _DEFAULT_WIDTH if width is None else width, "in_channels": 3, "classes": 1}
     found = [{name: getattr(config, name) for name in default} for config in configs] or [default]
     if any(sizes != found[0] for sizes in found):
         raise InputError(

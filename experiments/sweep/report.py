@@ -215,7 +215,11 @@ def _networks(networks: Sequence[Mapping[str, Any]], differences: bool = False) 
         "|---|---|---|---|---|---|---|",
     ]
     for one in networks:
-        several = f" ({one['lowest']:{form}.3f} to {one['highest']:{form}.3f})" if one["trained"] > 1 else ""
+        several = (
+            f" ({one['lowest']:{form}.3f} to {one['highest']:{form}.3f})"
+            if one["trained"] > 1
+            else ""
+        )
         masked = [n for n, digit in zip(LAYER_NAMES, one["masked"], strict=True) if digit == "1"]
         lines.append(
             f"| {one['masked_layers']} | {one['dice']:{form}.3f}{several} | {one['iou']:{form}.3f} "

@@ -26,6 +26,7 @@ from experiments.benchmark.charts import draw
 from experiments.benchmark.config import (
     PRESETS,
     BenchmarkConfig,
+    GpuOptions,
     NetworkOptions,
     TimingOptions,
     available_cores,
@@ -467,8 +468,22 @@ def test_an_earlier_benchmark_is_kept_unless_told_otherwise(tmp_path: Path) -> N
     with pytest.raises(InputError, match="--overwrite"):
         config.check()
     dataclasses.replace(config, overwrite=True).check()
+    (tmp_path / "benchmark.json").rename(tmp_path / "benchmark.png")  # of something else
+    with pytest.raises(InputError, match=r"holds benchmark.png but no benchmark.json"):
+        config.check()
     with pytest.raises(InputError, match="is a file"):
-        dataclasses.replace(config, out=tmp_path / "benchmark.json").check()
+        dataclasses.replace(config, out=tmp_path / "benchmark.png").check()
+
+
+def test_an_export_leaves_an_earlier_benchmark_alone(tmp_path: Path) -> None:
+    (tmp_path / "benchmark.json").write_text("{}")
+    gpu = GpuOptions(export_to=tmp_path / "folder", compute_capability=90)
+    config = BenchmarkConfig(device="gpu", out=tmp_path, gpu=gpu)
+    config.check()
+    with pytest.raises(InputError, match="--overwrite"):
+        dataclasses.replace(config, gpu=GpuOptions()).check()
+    with pytest.raises(InputError, match="--overwrite"):
+        dataclasses.replace(config, device="cpu", threads=(1,)).check()
 
 
 def test_what_was_measured_is_kept_where_it_cannot_be_shown(

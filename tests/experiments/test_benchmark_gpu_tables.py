@@ -1,12 +1,18 @@
 """Tables and pictures of the GPU benchmark, of results made up here."""
 
+import errno
+import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from experiments.benchmark.carried.folder import FORMAT
 from experiments.benchmark.gpu.charts import draw
+from experiments.benchmark.gpu.command import read_report
 from experiments.benchmark.gpu.tables import fastest_fp16, floor_of, tables
+from mbu_jax.errors import InputError
 
 
 def test_tables_compare_with_the_fastest_peer_that_is_right() -> None:
@@ -68,10 +74,40 @@ def test_tables_compare_with_the_fastest_peer_that_is_right() -> None:
     assert "mma.sync" not in tables(report)
 
 
+LITTLE = {"machine": {"versions": {}}, "groups": [], "layers": [], "rows": {}, "ceilings": {}}
+
+
 def test_a_picture_of_little_is_drawn(tmp_path: Path) -> None:
-    report = {"machine": {"versions": {}}, "groups": [], "layers": [], "rows": {}, "ceilings": {}}
-    draw(report, tmp_path / "chart.png")
+    draw(LITTLE, tmp_path / "chart.png")
     assert (tmp_path / "chart.png").stat().st_size > 1000
+
+
+def test_a_chart_that_does_not_fit_on_the_disk_leaves_the_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    chart = tmp_path / "chart.png"
+    chart.write_bytes(b"earlier")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        draw(LITTLE, chart)
+    assert chart.read_bytes() == b"earlier"
+
+
+def test_a_report_that_lacks_a_part_is_refused(tmp_path: Path) -> None:
+    whole: dict[str, Any] = {"format": FORMAT, "made_for": {}, "machine": {"versions": {}}}
+    whole |= {"networks": {}, "rows": {}, "ceilings": {}}
+    whole |= {"groups": [], "layers": [], "not_reached": []}
+    file = tmp_path / "benchmark.json"
+    lacking = [{k: v for k, v in whole.items() if k != name} for name in whole]
+    for report in (*lacking, whole | {"machine": {}}, whole | {"networks": []}, []):
+        file.write_text(json.dumps(report))
+        with pytest.raises(InputError, match="is no report of the GPU benchmark; give the"):
+            read_report(file)
+    file.write_text(json.dumps(whole))
+    assert "ceilings: not measured" in tables(read_report(file))
 
 
 def test_a_floor_is_the_longest_of_its_parts() -> None:

@@ -65,6 +65,12 @@ def float_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_run(tmp_path_factory.mktemp("runs") / "full_precision", "full_precision")
 
 
+@pytest.mark.parametrize("width", [0, -4])
+def test_a_width_that_cannot_be_is_told(width: int) -> None:
+    with pytest.raises(InputError, match=f"^width is {width}; "):
+        Networks(NetworkOptions(width=width)).full_precision()
+
+
 def test_packed_files_take_the_place_of_random_networks(tmp_path: Path) -> None:
     two_bits = UNetConfig(width=4, quantization=QuantizationOptions(activation_bits=2))
     for name, config in (("one", UNetConfig(width=4)), ("two", two_bits)):

@@ -28,6 +28,7 @@ def test_report_keeps_raw_samples_and_states_ratios(monkeypatch: pytest.MonkeyPa
     ("config", "message"),
     [
         (BenchmarkConfig(rounds=0), "rounds"),
+        (BenchmarkConfig(size=-3), "size is -3 -3"),
         (BenchmarkConfig(members=3), "multiple of the 2 devices"),
         (BenchmarkConfig(rows=("nonsense",)), "nonsense"),
         (BenchmarkConfig(rows=("0",)), "'0'"),

@@ -37,6 +37,8 @@ def test_report_keeps_raw_samples_and_states_ratios_of_them(tmp_path):
     ("config", "message"),
     [
         (BenchmarkConfig(rounds=0), "rounds"),
+        (BenchmarkConfig(size=-3), "size is -3 -3"),
+        (BenchmarkConfig(size=0), "size is 0 0"),
         (BenchmarkConfig(networks=("binary:3",)), "binary:3"),
         (BenchmarkConfig(networks=("nonsense",)), "nonsense"),
         (BenchmarkConfig(networks=()), "nothing to time"),

@@ -12,7 +12,7 @@ import jax
 from experiments.benchmark.carried.folder import FORMAT
 from experiments.benchmark.carried.main import RESULTS
 from experiments.benchmark.carried.nvml import first_gpu
-from experiments.benchmark.config import BenchmarkConfig
+from experiments.benchmark.config import CHART, BenchmarkConfig
 from experiments.benchmark.gpu.charts import draw
 from experiments.benchmark.gpu.exporting import Exporter
 from experiments.benchmark.gpu.programs import Machine
@@ -25,6 +25,16 @@ from mbu_jax.export import COMPUTE_CAPABILITIES
 from mbu_jax.files import write_json_atomic
 
 _LARGEST_REPORT = 2**28
+_PARTS = {
+    "made_for": dict,
+    "machine": dict,
+    "networks": dict,
+    "groups": list,
+    "layers": list,
+    "ceilings": dict,
+    "rows": dict,
+    "not_reached": list,
+}
 
 
 def run(config: BenchmarkConfig) -> None:
@@ -89,8 +99,8 @@ def show(report: dict[str, Any], out: Path) -> None:
     print(tables(report))
     make_folder(out)
     write_json_atomic(out / RESULTS, report)
-    draw(report, out / "benchmark.png")
-    print(f"\n{out / RESULTS} holds every sample, benchmark.png the chart")
+    draw(report, out / CHART)
+    print(f"\n{out / RESULTS} holds every sample, {CHART} the chart")
     if line := write_tuned(report, out):
         print(line)
 
@@ -116,18 +126,14 @@ def read_report(path: Path) -> dict[str, Any]:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is no JSON ({error}); {remedy}") from error
-    parts = {
-        "made_for": dict,
-        "machine": dict,
-        "groups": list,
-        "layers": list,
-        "ceilings": dict,
-        "rows": dict,
-    }
     good = isinstance(report, dict) and report.get("format") == FORMAT
-    if not good or not all(isinstance(report.get(name), kind) for name, kind in parts.items()):
+    if not (good and _holds(report, _PARTS) and _holds(report["machine"], {"versions": dict})):
         raise InputError(f"{path} is no report of the GPU benchmark; {remedy}")
     return report
+
+
+def _holds(found: dict[str, Any], parts: dict[str, type]) -> bool:
+    return all(isinstance(found.get(name), kind) for name, kind in parts.items())
 
 
 def _machine(config: BenchmarkConfig) -> Machine:

@@ -24,7 +24,7 @@ def tables(report: dict[str, Any]) -> str:
     """
     machine = report["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    device = machine.get("name", f"{machine['cores']} CPU cores")
+    device = machine.get("name", f"{machine.get('cores', 'unknown')} CPU cores")
     driver = f", driver {machine['driver']}" if "driver" in machine else ""
     idle = machine.get("idle_watts")
     lines = [
