@@ -51,6 +51,7 @@ def carry_out(runs: Sequence[Run]) -> dict[str, str]:
         with locked(run.directory.path) as ours:
             if not ours:
                 failed[name] = "another process is at it"
+                print(f"passed over: {name}, {failed[name]}", flush=True)
                 continue
             if run.finished:
                 continue

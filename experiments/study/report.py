@@ -34,7 +34,8 @@ def collect(
       runs: all of the study's, finished or not.
       failed: by name of its directory, why a run could not be finished.
       latency: what `experiments.study.latency.measured` gave, or None.
-      earlier: what this gave before, or None; of runs whose directories are gone it is kept.
+      earlier: what this gave before, or None; of runs that are not finished here, because their
+        directories are gone, scores are kept, even where training them again has failed.
 
     Returns:
       The content of ``results.json``.
@@ -71,10 +72,10 @@ def collect(
             definitions, images = scored["definitions"], scored["images"]
             entry["scores"] = {name: scored[name] for name in SCORES}
             entry |= {"best_update": scored["step"], "content": run.content, **facts}
+        elif entry["run"] in kept:  # first, since a run that fails now takes no scores away
+            entry = kept[entry["run"]] | entry
         elif entry["run"] in failed:
             entry["failed"] = failed[entry["run"]]
-        elif entry["run"] in kept:
-            entry = kept[entry["run"]] | entry
         else:
             entry["not_run"] = run.progress()
         found["runs"].append(entry)
