@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command import check_report, make_folder
+from experiments.lock import locked
 from experiments.study.options import StudyOptions
 from experiments.study.report import finished_runs
 from experiments.study.rows import Study
@@ -21,6 +22,8 @@ RESULTS, TABLE, FIGURE = "results.json", "table.md", "figure.png"
 def run_study(study: Study, options: StudyOptions) -> None:
     """Carry out what is not finished, time the packed networks, write the report.
 
+    Several processes may work at one report: each takes in what the others have written by then.
+
     Args:
       study: the study.
       options: the command line.
@@ -29,21 +32,13 @@ def run_study(study: Study, options: StudyOptions) -> None:
       InputError: for options, data or folders that cannot be used.
     """
     scale = chosen_scale(options)
-    rows = study.rows(scale)
-    wanted = chosen(plan(rows, scale, options), options.rows)
+    wanted = chosen(plan(study.rows(scale), scale, options), options.rows)
     if options.dry_run:
         print(_listing(wanted))
         return
     folder = options.out or Path("results", study.name, scale.name)
     make_folder(folder)
-    earlier = _earlier(folder / RESULTS)
-    if earlier is None:
-        check_report(folder, RESULTS, (TABLE, FIGURE))
-    else:
-        _check_same(earlier, study, scale, folder)
-    # The report keeps further seeds that an earlier command trained.
-    seeds = max(scale.seeds, _seeds(earlier))
-    runs = plan(rows, dataclasses.replace(scale, seeds=seeds), options)
+    earlier, runs = _known(study, scale, options, folder)
     # Late, because these import JAX's devices, Orbax and more, which a listing can do without.
     from experiments.study.content import check_content
     from experiments.study.execution import carry_out
@@ -52,10 +47,14 @@ def run_study(study: Study, options: StudyOptions) -> None:
 
     check_content(runs, wanted, earlier)
     failed = carry_out(wanted)
-    latency = measured(_first_finished(runs), scale, earlier and earlier["latency"])
-    results = collect(study, scale, options, runs, failed, latency, earlier)
-    write_json_atomic(folder / RESULTS, results)
-    redraw(study, folder)
+    # One at a time from reading to writing, or the last would undo what another has added.
+    with locked(folder / RESULTS, wait=True):
+        earlier, runs = _known(study, scale, options, folder)
+        check_content(runs, (), earlier)
+        latency = measured(_first_finished(runs), scale, earlier and earlier["latency"])
+        results = collect(study, scale, options, runs, failed, latency, earlier)
+        write_json_atomic(folder / RESULTS, results)
+        redraw(study, folder)
     print(table(results))
     print(f"{folder / RESULTS} holds everything raw; {TABLE} and {FIGURE} lie beside it")
 
@@ -75,6 +74,20 @@ def redraw(study: Study, folder: Path) -> None:
         raise InputError(f"{folder} holds no {RESULTS}; run experiments.{study.name} first")
     write_bytes_atomic(folder / TABLE, table(results).encode())
     study.draw(results, folder / FIGURE)
+
+
+def _known(
+    study: Study, scale: Scale, options: StudyOptions, folder: Path
+) -> tuple[dict[str, Any] | None, list[Run]]:
+    """The results so far, and all runs that belong to the report."""
+    earlier = _earlier(folder / RESULTS)
+    if earlier is None:
+        check_report(folder, RESULTS, (TABLE, FIGURE))
+    else:
+        _check_same(earlier, study, scale, folder)
+    # The report keeps further seeds that another command trained.
+    seeds = max(scale.seeds, _seeds(earlier))
+    return earlier, plan(study.rows(scale), dataclasses.replace(scale, seeds=seeds), options)
 
 
 def _check_same(earlier: dict[str, Any], study: Study, scale: Scale, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,25 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     with locked(work) as ours:
         assert ours
     assert not work.exists()  # which begins in an empty place
+
+
+def test_a_process_waits_for_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    work = tmp_path / "work"
+    taken: list[bool] = []
+
+    def wait() -> None:
+        with locked(work, wait=True) as ours:
+            taken.append(ours)
+
+    waiting = threading.Thread(target=wait)
+    with locked(work):
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        assert taken == []
+    waiting.join(60)
+    assert taken == [True]
+    assert capsys.readouterr().out == f"waiting for another process that is at {work}\n"
 
 
 def test_what_goes_wrong_under_a_lock_ends_it(tmp_path: Path) -> None:

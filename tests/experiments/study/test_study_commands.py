@@ -136,6 +136,7 @@ def test_the_other_studies_take_the_run_that_is_there(
     assert set(results["latency"]["rows"]) == {"binary"}
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
         "results.json",
+        "results.json.lock",
         "table.md",
         "figure.png",
     }

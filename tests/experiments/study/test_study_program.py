@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from experiments import command, levels, recipe
+from experiments.lock import locked
 from experiments.study import content, execution, program
 from experiments.study import latency as timing
 from experiments.study.options import StudyOptions
@@ -69,6 +70,60 @@ def test_fewer_seeds_lose_no_results(
         assert seeds_of(folder, "start_1bit") == [0, 1, 2]
         assert seeds_of(folder, "sparse_1bit") == [0]
     assert trained == ["sparse_1bit-0", "full_precision-0", "sparse_1bit-0"]
+
+
+def test_scores_stay_where_a_run_cannot_be_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command_line = (levels, "--rows", "binary", "--seeds", "2")
+    _, folder = run_command(monkeypatch, *command_line)
+    before = json.loads((folder / program.RESULTS).read_text())
+    shutil.rmtree("results/runs")
+    monkeypatch.setattr(
+        execution,
+        "carry_out",
+        lambda runs: {run.directory.path.name: "another process is at it" for run in runs},
+    )
+    code, _ = run_command(monkeypatch, *command_line)
+    assert code == 0
+    after = json.loads((folder / program.RESULTS).read_text())
+    for name in ("full_precision", "binary"):
+        assert after["rows"][name] == before["rows"][name]
+    assert "another process" not in (folder / program.TABLE).read_text()
+
+
+def test_a_report_has_what_another_process_added_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    carry_out = execution.carry_out
+
+    def slowly(runs: Sequence[Run]) -> dict[str, str]:
+        monkeypatch.setattr(execution, "carry_out", carry_out)
+        assert run_command(monkeypatch, levels, "--rows", "all_masked", "--seeds", "3")[0] == 0
+        shutil.rmtree("results/runs")  # or its scores would be found there
+        return carry_out(runs)
+
+    monkeypatch.setattr(execution, "carry_out", slowly)
+    code, folder = run_command(monkeypatch, levels, "--rows", "binary", "--seeds", "1")
+    assert code == 0
+    assert seeds_of(folder, "all_masked") == [0, 1, 2]
+    assert seeds_of(folder, "binary") == [0]
+
+
+def test_a_report_is_written_by_one_process_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def measured(runs: dict[str, Run], *_: Any) -> dict[str, Any]:
+        with locked(Path("results/levels/small", program.RESULTS)) as free:
+            assert not free
+        return latency(list(runs.values()))
+
+    monkeypatch.setattr(timing, "measured", measured)
+    assert run_command(monkeypatch, levels, "--rows", "binary", "--seeds", "1")[0] == 0
 
 
 def test_the_report_says_how_every_row_is_made_again(
