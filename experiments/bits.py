@@ -16,6 +16,7 @@ from experiments import command
 from experiments.study import figures
 from experiments.study.options import StudyOptions
 from experiments.study.program import run_study
+from experiments.study.report import shared_seeds
 from experiments.study.rows import BINARY, Row, Study, full_precision_row, network
 from experiments.study.scales import Scale
 from mbu_jax.architecture import LAYER_NAMES
@@ -70,11 +71,19 @@ def draw(results: dict[str, Any], path: Path) -> None:
     """
     groups = figures.series(results)
     binary = groups.get("binary", {})
+    best = figures.best_score(results, "dice")
     made, panels = figures.figure(len(GROUPS), height=3.8, width=3.4, one_scale=True)
     for axes, group, colour in zip(panels, GROUPS, figures.COLOURS, strict=False):
         shown = binary | groups.get(group, {})
         figures.scatter(
-            axes, shown, lambda _, row: row["x"], "dice", colour=colour, label=group, line=True
+            axes,
+            shown,
+            lambda _, row: row["x"],
+            "dice",
+            colour=colour,
+            label=group,
+            best=best,
+            line=shared_seeds(shown.values()),
         )
         axes.set_xscale("log", base=2)
         axes.set_xlim(0.8, 10)

@@ -82,10 +82,11 @@ def draw(results: dict[str, Any], path: Path) -> None:
     made, (densities, times, both) = figures.figure(3)
     time_of = figures.milliseconds_of(results)
     points = []
+    best = figures.best_score(results, "dice")
     groups = figures.series(results)
     groups.pop("", None)  # full precision
     for (name, group), colour in zip(groups.items(), figures.COLOURS, strict=False):
-        style: dict[str, Any] = {"colour": colour, "label": _SERIES[name]}
+        style: dict[str, Any] = {"colour": colour, "label": _SERIES[name], "best": best}
         figures.scatter(densities, group, figures.density_of, "dice", **style)
         points += figures.scatter(times, group, time_of, "dice", **style)
         pairs = [(_timed_density(results, key), time_of(key, row)) for key, row in group.items()]
@@ -112,7 +113,9 @@ def _timed_density(results: dict[str, Any], name: str) -> float | None:
     """Per cent of non-zero weights of the network that was timed for a row."""
     timed = ((results["latency"] or {}).get("rows") or {}).get(name, {}).get("run")
     runs = [run for run in results["rows"][name]["runs"] if run["run"] == timed]
-    return 100 * runs[0]["density"] if runs else None
+    # Times outlive a run whose scores do not.
+    shares = [run["density"] for run in runs if "density" in run]
+    return 100 * shares[0] if shares else None
 
 
 STUDY = Study(

@@ -15,6 +15,7 @@ from experiments import command
 from experiments.study import figures
 from experiments.study.options import StudyOptions
 from experiments.study.program import run_study
+from experiments.study.report import shared_seeds
 from experiments.study.rows import (
     ALL_MASKED,
     BINARY,
@@ -66,6 +67,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     """
     made, (times, bits) = figures.figure(2)
     points = []
+    best = figures.best_score(results, "dice")
     groups = figures.series(results)
     groups.pop("", None)  # full precision
     for (name, group), colour in zip(groups.items(), figures.COLOURS, strict=False):
@@ -76,7 +78,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
             "dice",
             colour=colour,
             label=WEIGHTS[name],
-            line=True,
+            best=best,
+            line=shared_seeds(group.values()),
         )
         for key, row in group.items():
             points += figures.scatter(
@@ -86,6 +89,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
                 "dice",
                 colour=colour,
                 label=row["label"],
+                best=best,
                 marker=_MARKERS[int(row["x"])],
             )
     figures.draw_frontier(times, points)

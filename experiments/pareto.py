@@ -15,7 +15,7 @@ from experiments import command
 from experiments.study import figures
 from experiments.study.options import StudyOptions
 from experiments.study.program import run_study
-from experiments.study.report import milliseconds
+from experiments.study.report import milliseconds, shared_seeds
 from experiments.study.rows import Row, Study, full_precision_row, masked_row
 from experiments.study.scales import Scale
 
@@ -58,6 +58,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
     """
     groups = figures.series(results)
     ends = groups.pop(_ENDS, {})
+    # Of both lines together, since the frontier compares their points.
+    seeds = shared_seeds(
+        [*ends.values(), *(row for name in _SERIES for row in groups.get(name, {}).values())]
+    )
 
     def speed(name: str, _: Any) -> float | None:
         time = milliseconds(results, name)
@@ -66,6 +70,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     made, panels = figures.figure(len(figures.TITLES))
     for axes, score in zip(panels, figures.TITLES, strict=True):
         points = []
+        best = figures.best_score(results, score)
         for (name, label), colour in zip(_SERIES.items(), figures.COLOURS, strict=False):
             if groups and name not in groups:
                 continue  # the ends alone would look like a line of it
@@ -78,7 +83,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
                 score,
                 colour=colour,
                 label=label,
-                line=True,
+                best=best,
+                line=seeds,
                 names=lambda row: f"{row['x']:g}",
             )
         figures.draw_frontier(axes, points, to_the_right=True)

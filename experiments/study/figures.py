@@ -1,6 +1,6 @@
 """What the figures of the studies have in common."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,17 +63,35 @@ def save(made: Figure, results: Mapping[str, Any], path: Path) -> None:
     save_png(made, path)
 
 
-def scores(row: Mapping[str, Any], score: str) -> list[float]:
+def scores(row: Mapping[str, Any], score: str, seeds: Collection[int] = ()) -> list[float]:
     """List a score of every finished run.
 
     Args:
       row: of the results.
       score: its name.
+      seeds: to leave out all others, or none for every seed.
 
     Returns:
       One number a seed.
     """
-    return [run["scores"][score] for run in finished_runs(row)]
+    runs = finished_runs(row)
+    return [run["scores"][score] for run in runs if not seeds or run["seed"] in seeds]
+
+
+def best_score(results: Mapping[str, Any], score: str) -> float:
+    """Find what rows have to reach half of not to count as collapsed.
+
+    Args:
+      results: of the study.
+      score: its name.
+
+    Returns:
+      The best mean of all rows but full precision, which is no point in these figures; 0 where
+      nothing is finished.
+    """
+    rows = results["rows"].items()
+    found = [scores(row, score) for name, row in rows if name != FULL_PRECISION]
+    return max((float(np.mean(values)) for values in found if values), default=0.0)
 
 
 def milliseconds_of(results: Mapping[str, Any]) -> Callable[[str, Mapping[str, Any]], Any]:
@@ -139,15 +157,15 @@ def scatter(
     *,
     colour: str,
     label: str,
+    best: float,
     marker: str = "o",
-    line: bool = False,
+    line: Collection[int] = (),
     names: Callable[[Mapping[str, Any]], str] | None = None,
 ) -> list[tuple[float, float]]:
     """Draw rows as points: a score's mean over seeds, a bar from the lowest seed to the highest.
 
-    A row of one seed has no bar. A row that has collapsed, to less than half of the best of these
-    rows, is an arrow on the lower edge with its score, since drawn to scale it would flatten all
-    others.
+    A row of one seed has no bar. A row that has collapsed, to less than half of the best, is an
+    arrow on the lower edge with its score, since drawn to scale it would flatten all others.
 
     Args:
       axes: the panel.
@@ -155,9 +173,12 @@ def scatter(
       place: where a row lies from left to right, or None to leave it out.
       score: name of the score.
       colour: of points and line.
-      label: for the legend.
+      label: for the legend, which names the seeds of a line that leaves some out.
+      best: score of the figure's best row, from `best_score`.
       marker: as Matplotlib has them.
-      line: whether to connect the points in the rows' order.
+      line: seeds that all points of a line have, from `shared_seeds`: the points are connected in
+        the rows' order, and of these seeds alone, since a slope between different seeds is partly
+        theirs. With none the points are of all seeds and stand alone.
       names: what to write beside a point, or None.
 
     Returns:
@@ -165,9 +186,10 @@ def scatter(
     """
     points: list[tuple[float, float]] = []
     low, high = [], []
-    best = max((float(np.mean(scores(row, score) or 0)) for row in rows.values()), default=0)
+    if line and any(len(finished_runs(row)) > len(line) for row in rows.values()):
+        label += f", seed{'s' * (len(line) > 1)} {', '.join(map(str, sorted(line)))} only"
     for name, row in rows.items():
-        x, values = place(name, row), scores(row, score)
+        x, values = place(name, row), scores(row, score, line)
         if x is None or not values:
             continue
         mean = float(np.mean(values))

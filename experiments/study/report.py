@@ -2,13 +2,13 @@
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.study import paper
 from experiments.study.options import StudyOptions
-from experiments.study.rows import Study
+from experiments.study.rows import BINARY, Study
 from experiments.study.runs import Run, described, differences
 from experiments.study.scales import Scale
 from experiments.timing import machine
@@ -124,6 +124,59 @@ def spread(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), deviation
 
 
+def shared_seeds(rows: Iterable[Mapping[str, Any]]) -> set[int]:
+    """Find the seeds over which rows compare.
+
+    Args:
+      rows: of ``results.json``.
+
+    Returns:
+      Those that every row has finished.
+    """
+    found = [{run["seed"] for run in finished_runs(row)} for row in rows]
+    return set.intersection(*found) if found else set()
+
+
+def reference_row(results: Mapping[str, Any], name: str) -> str | None:
+    """Choose the row that a row's score is compared with.
+
+    Args:
+      results: of a study.
+      name: of the row.
+
+    Returns:
+      The name of the binary network; in a study without one that of the row with the unchanged
+      recipe in the row's series, or None where there is none.
+    """
+    rows = results["rows"]
+    if BINARY.name in rows:
+        return BINARY.name
+    series = rows[name]["series"]
+    starts = (other for other in rows if other.startswith("start_"))
+    return next((other for other in starts if rows[other]["series"] == series), None)
+
+
+def score_differences(results: Mapping[str, Any], name: str, score: str) -> list[float]:
+    """Compare a row's score with its reference's, seed by seed.
+
+    Args:
+      results: of a study.
+      name: of the row.
+      score: its name.
+
+    Returns:
+      The differences of the seeds that both have finished; none without a reference.
+    """
+    reference = reference_row(results, name)
+    if reference is None:
+        return []
+    ours, theirs = (
+        {run["seed"]: run["scores"][score] for run in finished_runs(results["rows"][row])}
+        for row in (name, reference)
+    )
+    return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+
+
 def milliseconds(results: Mapping[str, Any], name: str) -> float | None:
     """Look up how long a row's packed network takes for an image.
 
@@ -166,7 +219,7 @@ def compared_row(results: Mapping[str, Any]) -> str:
       The binary network's name where it is timed, else the first one's.
     """
     timed = results["latency"]["rows"]
-    return "binary" if "binary" in timed else next(iter(timed))
+    return BINARY.name if BINARY.name in timed else next(iter(timed))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A study's results as a table in Markdown."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.study import paper
@@ -8,7 +8,9 @@ from experiments.study.report import (
     compared_row,
     finished_runs,
     milliseconds,
+    reference_row,
     relative_time,
+    score_differences,
     spread,
 )
 
@@ -76,6 +78,8 @@ def _columns(results: Mapping[str, Any]) -> list[_Column]:
     columns: list[_Column] = [("network", lambda _, row: row["label"])]
     columns += [(title, _score(score)) for score, title in _TITLES.items()]
     columns.append(("seeds", lambda _, row: str(len(finished_runs(row)))))
+    if _references(results):
+        columns.append(("difference", lambda name, _: _difference(results, name)))
     if any("density" in run for row in rows for run in finished_runs(row)):
         columns.append(("non-zero weights", lambda _, row: _density(row)))
     if any(milliseconds(results, name) is not None for name in results["rows"]):
@@ -94,10 +98,35 @@ def _score(name: str) -> Callable[[str, Mapping[str, Any]], str]:
             if name != "dice":
                 return _ABSENT
             return "not finished" if any("failed" in run for run in row["runs"]) else "not run"
-        mean, deviation = spread(values)
-        return f"{mean:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
+        return _spread(values, ".3f")
 
     return cell
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    mean, deviation = spread(values)
+    return f"{mean:{form}}" + ("" if deviation is None else f" ± {deviation:.3f}")
+
+
+def _references(results: Mapping[str, Any]) -> list[str]:
+    """The rows that some other row's Dice can be compared with."""
+    found = {
+        reference_row(results, name)
+        for name in results["rows"]
+        if score_differences(results, name, "dice") and reference_row(results, name) != name
+    }
+    return [name for name in results["rows"] if name in found]
+
+
+def _difference(results: Mapping[str, Any], name: str) -> str:
+    values = score_differences(results, name, "dice")
+    if not values:
+        return _ABSENT
+    if reference_row(results, name) == name:
+        return "reference"
+    seeds = len(values)
+    fewer = seeds < len(finished_runs(results["rows"][name]))
+    return _spread(values, "+z.3f") + f" ({seeds} seed{'s' * (seeds > 1)})" * fewer
 
 
 def _paper(name: str) -> Callable[[str, Mapping[str, Any]], str]:
@@ -120,6 +149,12 @@ def _optional(value: float | None, form: str) -> str:
 
 def _remarks(results: Mapping[str, Any]) -> list[str]:
     lines = [f"- {remark}" for remark in results["remarks"]]
+    if references := _references(results):
+        labels = "; ".join(results["rows"][name]["label"] for name in references)
+        lines.append(
+            f"- Difference: the row's Dice minus its reference's ({labels}), seed by seed, so over "
+            "the seeds that both have; their number stands beside it where the row has more."
+        )
     for row in results["rows"].values():
         for run in row["runs"]:
             if "failed" in run:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from experiments.study import figures, paper
@@ -47,8 +49,8 @@ def test_the_table_has_means_spreads_and_the_papers_numbers(tmp_path: Path) -> N
     text = table(results)
     head, *rows = lines(text)
     assert head == [
-        *("network", "Dice", "IoU", "F1", "seeds", "non-zero weights", "ms", "ratio"),
-        "minutes",
+        *("network", "Dice", "IoU", "F1", "seeds", "difference", "non-zero weights"),
+        *("ms", "ratio", "minutes"),
         *("paper's Dice", "paper's IoU", "paper's F1"),
     ]
     by_label = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
@@ -79,6 +81,65 @@ def test_the_table_has_means_spreads_and_the_papers_numbers(tmp_path: Path) -> N
         "not say how many",
     ):
         assert said in text
+
+
+def drawn_figure(
+    monkeypatch: pytest.MonkeyPatch, name: str, results: dict[str, Any], folder: Path
+) -> Figure:
+    """What a study draws, which also lies in the folder as figure.png."""
+    made = []
+    save = figures.save
+    with monkeypatch.context() as patch:
+        patch.setattr(figures, "save", lambda *all: (made.append(all[0]), save(*all)))
+        importlib.import_module(f"experiments.{name}").STUDY.draw(results, folder / "figure.png")
+    (figure,) = made
+    return figure
+
+
+def give_scores(row: dict[str, Any], *dice: float) -> None:
+    """Replace what seeds from 0 have reached, and drop the other seeds."""
+    del row["runs"][len(dice) :]
+    for run, score in zip(row["runs"], dice, strict=True):
+        run["scores"]["dice"] = score
+
+
+def test_rows_are_compared_over_the_seeds_that_they_share(tmp_path: Path) -> None:
+    results = results_of("levels", tmp_path)
+    rows = results["rows"]
+    give_scores(rows["binary"], 0.85, 0.87)
+    give_scores(rows["all_masked"], 0.853)  # below the other's mean
+    give_scores(rows["pow2"], 0.84, 0.87, 0.9)
+    text = table(results)
+    head, *cells = lines(text)
+    found = {line[0]: line[head.index("difference")] for line in cells}
+    assert found[rows["binary"]["label"]] == "reference"
+    assert found[rows["all_masked"]["label"]] == "+0.003"
+    assert found[rows["pow2"]["label"]] == "-0.005 ± 0.007 (2 seeds)"
+    assert "minus its reference's (Binary, 1-bit activations), seed by seed" in text
+
+    give_scores(rows["binary"])
+    text = table(results)
+    assert "difference" not in lines(text)[0]
+    assert "Difference" not in text
+
+
+def test_steps_of_the_recipe_are_compared_with_the_row_that_they_change(tmp_path: Path) -> None:
+    results = results_of("recipe", tmp_path, seeds=1)
+    rows = results["rows"]
+    for name, score in (
+        *(("start_1bit", 0.85), ("fast_1bit", 0.84)),
+        *(("start_2bit", 0.9), ("fast_2bit", 0.92)),
+    ):
+        give_scores(rows[name], score)
+    text = table(results)
+    head, *cells = lines(text)
+    found = {line[0]: line[head.index("difference")] for line in cells}
+    wanted = {"start_1bit": "reference", "fast_1bit": "-0.010", "start_2bit": "reference"}
+    for name, cell in (wanted | {"fast_2bit": "+0.020", "full_precision": "-"}).items():
+        assert found[rows[name]["label"]] == cell
+    assert (
+        "(1-bit activations: from full precision; 2-bit activations: from full precision)" in text
+    )
 
 
 def test_one_seed_has_no_spread_and_other_datasets_other_numbers(tmp_path: Path) -> None:
@@ -182,7 +243,7 @@ def test_the_papers_table() -> None:
 def test_a_row_that_has_collapsed_flattens_no_other() -> None:
     _, (axes,) = figures.figure(1)
     rows = {str(dice): {"runs": [{"scores": {"dice": dice}}]} for dice in (0.86, 0.01, 0.85)}
-    style: dict[str, Any] = {"colour": "red", "label": "rows"}
+    style: dict[str, Any] = {"colour": "red", "label": "rows", "best": 0.86}
     points = figures.scatter(axes, rows, lambda name, _: 100 * float(name), "dice", **style)
     assert points == [(86, 0.86), (85, 0.85)]
     assert axes.get_ylim()[0] > 0.8
@@ -190,26 +251,59 @@ def test_a_row_that_has_collapsed_flattens_no_other() -> None:
     assert [text.get_text() for text in axes.texts] == ["0.01"]
 
 
+@pytest.mark.parametrize(("name", "panels"), [("levels", 2), ("density", 2), ("bits", 4)])
+def test_a_collapsed_row_is_known_where_it_is_drawn_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, panels: int
+) -> None:
+    results = results_of(name, tmp_path / "runs", seeds=1)
+    give_scores(results["rows"]["binary"], 0.01)
+    made = drawn_figure(monkeypatch, name, results, tmp_path)
+    for axes in made.axes[:panels]:
+        assert axes.get_ylim()[0] > 0.5
+        assert "0.01" in [text.get_text() for text in axes.texts]
+
+
+def test_lines_connect_points_of_the_same_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = results_of("bits", tmp_path / "runs", seeds=3)
+    give_scores(results["rows"]["encoder_int4"], 0.75)
+    encoder, bottleneck, *_ = drawn_figure(monkeypatch, "bits", results, tmp_path).axes
+
+    def heights(axes: Axes) -> list[float]:
+        return axes.containers[0].lines[0].get_ydata().tolist()
+
+    def reached(name: str) -> list[float]:
+        return [run["scores"]["dice"] for run in results["rows"][name]["runs"]]
+
+    shown = ("binary", "encoder_masked", "encoder_int4", "encoder_int8")
+    assert heights(encoder) == [reached(name)[0] for name in shown]
+    assert heights(bottleneck)[0] == pytest.approx(np.mean(reached("binary")))
+    labels = [axes.get_legend_handles_labels()[1][-1] for axes in (encoder, bottleneck)]
+    assert labels == ["encoder, seed 0 only", "bottleneck"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_figures_show_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    study = importlib.import_module(f"experiments.{name}").STUDY
     results = results_of(name, tmp_path / "runs", seeds=2)
-    made = []
-    save = figures.save
-    monkeypatch.setattr(figures, "save", lambda *all: (made.append(all[0]), save(*all)))
-    study.draw(results, tmp_path / "figure.png")
+    figure = drawn_figure(monkeypatch, name, results, tmp_path)
     with Image.open(tmp_path / "figure.png") as image:
         assert image.format == "PNG"
         assert image.width > 600
     drawn = {
         round(float(x if name in ("table1", "recipe") else y), 6)
-        for axes in made[0].axes
+        for axes in figure.axes
         for line in axes.get_lines()
         for x, y in np.asarray(line.get_xydata(), float)
     }
     for row in results["rows"].values():
         scores = [run["scores"]["dice"] for run in finished_runs(row)]
         assert round(float(np.mean(scores)), 6) in drawn
+
+    # A run that was timed may lose its scores.
+    *_, last = (results["rows"][timed] for timed in results["latency"]["rows"])
+    last["runs"][0] = {"seed": 0, "run": last["runs"][0]["run"], "options": {}, "failed": "lost"}
+    drawn_figure(monkeypatch, name, results, tmp_path)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -235,17 +329,14 @@ def test_scores_of_the_stand_in_differ(tmp_path: Path, name: str) -> None:
 
 
 def test_a_row_of_one_seed_has_no_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = results_of("bits", tmp_path / "runs", seeds=2)
-    results["rows"]["encoder_int4"]["runs"].pop()
-    made = []
-    save = figures.save
-    monkeypatch.setattr(figures, "save", lambda *all: (made.append(all[0]), save(*all)))
-    importlib.import_module("experiments.bits").STUDY.draw(results, tmp_path / "figure.png")
-    assert "1 to 2 seeds" in made[0].get_suptitle()
-    (bars,) = made[0].axes[0].containers
+    results = results_of("density", tmp_path / "runs", seeds=2)
+    results["rows"]["kept_10"]["runs"].pop()
+    made = drawn_figure(monkeypatch, "density", results, tmp_path)
+    assert "1 to 2 seeds" in made.get_suptitle()
+    _, bars, *_ = made.axes[0].containers
     # Matplotlib leaves out a segment whose ends are no numbers.
     heights = [np.ptp(s[:, 1]) if len(s) else None for s in bars.lines[2][0].get_segments()]
-    assert [height is None for height in heights] == [False, False, True, False]
+    assert [height is None for height in heights] == [False, False, True, False, False]
     assert all(height > 0 for height in heights if height is not None)
 
 
