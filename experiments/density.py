@@ -80,7 +80,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
       path: PNG file.
     """
     made, (densities, times, both) = figures.figure(3)
-    time_of = figures.milliseconds_of(results)
+    time_of = figures.relative_time_of(results)
     points = []
     best = figures.best_score(results, "dice")
     groups = figures.series(results)

@@ -85,7 +85,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
             points += figures.scatter(
                 times,
                 {key: row},
-                figures.milliseconds_of(results),
+                figures.relative_time_of(results),
                 "dice",
                 colour=colour,
                 label=row["label"],

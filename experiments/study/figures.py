@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.png import save_png
-from experiments.study.report import finished_runs, milliseconds
+from experiments.study.report import compared_row, finished_runs, relative_time
 from experiments.study.rows import FULL_PRECISION
 
 TITLES = {"dice": "Dice", "iou": "IoU", "f1": "F1"}
@@ -94,20 +93,21 @@ def best_score(results: Mapping[str, Any], score: str) -> float:
     return max((float(np.mean(values)) for values in found if values), default=0.0)
 
 
-def milliseconds_of(results: Mapping[str, Any]) -> Callable[[str, Mapping[str, Any]], Any]:
+def relative_time_of(results: Mapping[str, Any]) -> Callable[[str, Mapping[str, Any]], Any]:
     """Place rows by the time that their packed networks take.
 
     Args:
       results: of the study.
 
     Returns:
-      Function of a row's name and the row, giving milliseconds or None.
+      Function of a row's name and the row, giving the ratio to the time of the row that all are
+      compared with, which depends less on what else the machine did than milliseconds; or None.
     """
-    return lambda name, _: milliseconds(results, name)
+    return lambda name, _: relative_time(results, name)
 
 
 def time_label(results: Mapping[str, Any]) -> str:
-    """Say what lies where `milliseconds_of` places rows.
+    """Say what lies where `relative_time_of` places rows.
 
     Args:
       results: of the study.
@@ -115,8 +115,12 @@ def time_label(results: Mapping[str, Any]) -> str:
     Returns:
       For the axis.
     """
-    size = results["latency"]["size"] if results["latency"] else ""
-    return f"ms for an image of {size}x{size}, packed, first seed"
+    latency = results["latency"]
+    if not latency or not latency["rows"]:
+        return "time, packed"
+    label = results["rows"][compared_row(results)]["label"]
+    size = latency["size"]
+    return f"time for an image of {size}x{size}, packed, first seed\n({label}: 1)"
 
 
 def density_of(_: str, row: Mapping[str, Any]) -> float | None:

@@ -1,5 +1,7 @@
 """Timing the packed networks of a study's runs in one session, in turn."""
 
+import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,8 +33,11 @@ def measured(runs: Mapping[str, Run], scale: Scale, earlier: Any) -> dict[str, A
       ``size``, ``rounds``, ``machine``, the ``instructions`` of the bitsliced engine, and by row
       the name of the ``run``, ``seconds`` of every round, their ``median``, the ``engines`` of the
       convolutions, ``nonzero_macs`` of the network and ``bitsliced_macs``, those that skipping
-      zeros leaves.
+      zeros leaves. Where something was timed also what tells of other work on the machine:
+      ``load_before``, its load average of a minute, and ``busy_threads``, this process's processor
+      time over the time that the rounds took.
     """
+    load = os.getloadavg()[0]  # before compiling, which loads the machine itself
     packed = {name: run for name, run in runs.items() if run.directory.model.exists()}
     size = scale.image_size
     session: dict[str, Any] = {"size": size, "rounds": scale.rounds, "machine": machine()}
@@ -63,12 +68,16 @@ def measured(runs: Mapping[str, Run], scale: Scale, earlier: Any) -> dict[str, A
         calls[name] = _call(params, image)
         for _ in range(2):  # the first one compiles
             calls[name]()
-    seconds = time_interleaved(calls, scale.rounds) if calls else {}
+    if not calls:
+        return session | {"rows": {}}
+    began, cpu_began = time.perf_counter(), time.process_time()
+    seconds = time_interleaved(calls, scale.rounds)
+    busy = (time.process_time() - cpu_began) / (time.perf_counter() - began)
     rows = {
         name: row | {"seconds": seconds[name], "median": float(np.median(seconds[name]))}
         for name, row in facts.items()
     }
-    return session | {"rows": rows}
+    return session | {"load_before": load, "busy_threads": busy, "rows": rows}
 
 
 def _call(params: PackedUNet, image: np.ndarray) -> Callable[[], Any]:

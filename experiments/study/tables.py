@@ -55,7 +55,7 @@ def _heading(results: Mapping[str, Any]) -> list[str]:
             f"{' and '.join(sorted(engines))} (bitsliced with {latency['instructions']}), one "
             f"image of {latency['size']}x{latency['size']}: medians of {latency['rounds']} "
             f"interleaved rounds; and of the ratio, in each round, to the time of "
-            f"{results['rows'][compared_row(results)]['label']}."
+            f"{results['rows'][compared_row(results)]['label']}.{_load(latency)}"
         )
     if results["validation_images"] is not None:
         several = any(len(finished_runs(row)) > 1 for row in results["rows"].values())
@@ -64,6 +64,16 @@ def _heading(results: Mapping[str, Any]) -> list[str]:
             + ("mean over seeds ± standard deviation of a sample." if several else "one seed.")
         )
     return lines
+
+
+def _load(latency: Mapping[str, Any]) -> str:
+    """How far milliseconds are to be trusted; older times do not tell."""
+    if "load_before" not in latency:
+        return ""
+    return (
+        f" Load average {latency['load_before']:.1f} before, {latency['busy_threads']:.2f} threads "
+        "busy while timing."
+    )
 
 
 def _machine(machine: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -250,8 +251,30 @@ def test_times_of_runs_that_are_gone_are_kept_or_named(
     monkeypatch.setattr(timing, "load_packed", lambda _: None)
     monkeypatch.setattr(timing, "summary", lambda *_, **__: Layers())
     monkeypatch.setattr(timing, "_call", lambda *_: lambda: None)
-    assert set(measured("binary", "pow2")["rows"]) == {"binary", "pow2"}
+    monkeypatch.setattr(timing.os, "getloadavg", lambda: (2.5, 1.0, 0.5))
+    again = measured("binary", "pow2")
+    assert set(again["rows"]) == {"binary", "pow2"}
     assert "dropping the times of all_masked: these runs are gone" in capsys.readouterr().out
+    assert again["load_before"] == 2.5
+
+    # Another load is no reason to time anew.
+    earlier = again
+    monkeypatch.setattr(timing.os, "getloadavg", lambda: (0.5, 1.0, 0.5))
+    assert measured("binary", "pow2") == again
+
+
+def test_times_tell_how_busy_they_kept_the_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = StudyOptions(runs=tmp_path, seeds=1, rounds=3)
+    scale = chosen_scale(options)
+    run = next(r for r in plan(levels.STUDY.rows(scale), scale, options) if r.row.name == "binary")
+    run.directory.path.mkdir(parents=True)
+    run.directory.model.touch()
+    monkeypatch.setattr(timing, "load_packed", lambda _: None)
+    monkeypatch.setattr(timing, "summary", lambda *_, **__: Layers())
+    monkeypatch.setattr(timing, "_call", lambda *_: lambda: time.sleep(0.05))
+    assert 0 <= timing.measured({"binary": run}, scale, None)["busy_threads"] < 0.5
 
 
 class Layers:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -94,6 +95,27 @@ def drawn_figure(
         importlib.import_module(f"experiments.{name}").STUDY.draw(results, folder / "figure.png")
     (figure,) = made
     return figure
+
+
+def test_the_table_tells_the_load_that_times_were_taken_under(tmp_path: Path) -> None:
+    results = results_of("levels", tmp_path, seeds=1)
+    assert "Load average" not in table(results)  # as earlier reports are
+    results["latency"] |= {"load_before": 0.14, "busy_threads": 1.875}
+    assert "Load average 0.1 before, 1.88 threads busy while timing." in table(results)
+
+
+def test_figures_show_times_as_ratios(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = results_of("levels", tmp_path / "runs", seeds=1)
+    times, _ = drawn_figure(monkeypatch, "levels", results, tmp_path).axes
+    assert times.get_xlabel().endswith("(Binary, 1-bit activations: 1)")
+    assert first_points(times)[0, 0] == 1
+
+
+def first_points(axes: Axes) -> np.ndarray:
+    """The points (x, y) that were drawn first, from left to right."""
+    bars = axes.containers[0]
+    assert isinstance(bars, ErrorbarContainer)
+    return np.asarray(bars.lines[0].get_xydata(), float)
 
 
 def give_scores(row: dict[str, Any], *dice: float) -> None:
@@ -270,15 +292,12 @@ def test_lines_connect_points_of_the_same_seeds(
     give_scores(results["rows"]["encoder_int4"], 0.75)
     encoder, bottleneck, *_ = drawn_figure(monkeypatch, "bits", results, tmp_path).axes
 
-    def heights(axes: Axes) -> list[float]:
-        return axes.containers[0].lines[0].get_ydata().tolist()
-
     def reached(name: str) -> list[float]:
         return [run["scores"]["dice"] for run in results["rows"][name]["runs"]]
 
     shown = ("binary", "encoder_masked", "encoder_int4", "encoder_int8")
-    assert heights(encoder) == [reached(name)[0] for name in shown]
-    assert heights(bottleneck)[0] == pytest.approx(np.mean(reached("binary")))
+    assert first_points(encoder)[:, 1].tolist() == [reached(name)[0] for name in shown]
+    assert first_points(bottleneck)[0, 1] == pytest.approx(np.mean(reached("binary")))
     labels = [axes.get_legend_handles_labels()[1][-1] for axes in (encoder, bottleneck)]
     assert labels == ["encoder, seed 0 only", "bottleneck"]
 
@@ -334,6 +353,7 @@ def test_a_row_of_one_seed_has_no_bar(tmp_path: Path, monkeypatch: pytest.Monkey
     made = drawn_figure(monkeypatch, "density", results, tmp_path)
     assert "1 to 2 seeds" in made.get_suptitle()
     _, bars, *_ = made.axes[0].containers
+    assert isinstance(bars, ErrorbarContainer)
     # Matplotlib leaves out a segment whose ends are no numbers.
     heights = [np.ptp(s[:, 1]) if len(s) else None for s in bars.lines[2][0].get_segments()]
     assert [height is None for height in heights] == [False, False, True, False, False]
