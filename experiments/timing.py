@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +46,36 @@ def compare(seconds: Mapping[str, list[float]]) -> dict[str, dict[str, Any]]:
       >>> compare({"a": [1.0, 3.0], "b": [2.0, 3.0]})["b"]
       {'seconds': [2.0, 3.0], 'median': 2.5, 'ratio': 1.5}
     """
-    first = np.asarray(next(iter(seconds.values())))
+    first = next(iter(seconds.values()))
     return {
         name: {
             "seconds": samples,
             "median": float(np.median(samples)),
-            "ratio": float(np.median(np.asarray(samples) / first)),
+            "ratio": median_ratio(samples, first),
         }
         for name, samples in seconds.items()
     }
+
+
+def median_ratio(seconds: Sequence[float], reference: Sequence[float]) -> float:
+    """Compare samples with others of the same rounds, which a machine that drifts leaves alone.
+
+    Args:
+      seconds: one a round.
+      reference: those of the row to compare with.
+
+    Returns:
+      The median over rounds of the time over the reference's in that round.
+
+    Raises:
+      ValueError: where their rounds are not as many.
+
+    Example:
+      >>> median_ratio([2.0, 9.0, 4.0], [1.0, 3.0, 1.0])
+      3.0
+    """
+    pairs = zip(seconds, reference, strict=True)
+    return float(np.median([ours / theirs for ours, theirs in pairs]))
 
 
 def machine() -> dict[str, Any]:
@@ -72,6 +93,26 @@ def machine() -> dict[str, Any]:
         else os.cpu_count(),
         "versions": {p: importlib.metadata.version(p) for p in ("jax", "jaxlib", "flax", "optax")},
     }
+
+
+def machine_text(about: Mapping[str, Any]) -> str:
+    """Name a machine in a report.
+
+    Args:
+      about: what `machine` gave.
+
+    Returns:
+      Its accelerators and their number where it has some, CPU, cores and versions.
+
+    Example:
+      >>> about = {"device": "H100", "devices": 2, "cpu": "Xeon", "cores": 8}
+      >>> machine_text(about | {"versions": {"jax": "0.12.0"}})
+      '2 H100, Xeon, 8 cores (jax 0.12.0)'
+    """
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    device = about["device"]
+    name = about["cpu"] if device == "cpu" else f"{about['devices']} {device}, {about['cpu']}"
+    return f"{name}, {about['cores']} cores ({versions})"
 
 
 def _cpu() -> str:

@@ -16,6 +16,7 @@ from experiments.benchmark.materials import Material, Materials
 from experiments.benchmark.memory import available_bytes
 from experiments.benchmark.nursery import Nursery
 from experiments.benchmark.processes import Worker, workers
+from experiments.timing import median_ratio
 from mbu_jax.saving import load_packed
 
 _SHARE_OF_MEMORY = 0.85  # that processes may fill
@@ -194,10 +195,12 @@ def compare(rows: dict[str, dict[str, Any]], baselines: Sequence[str]) -> None:
         for name in baselines:
             if name not in rows:
                 continue
-            other, seconds = rows[name], "seconds"
-            if other["shift"] != row["shift"]:
-                seconds = "median"
-            row["speedup"][name] = float(np.median(np.divide(other[seconds], row[seconds])))
+            other = rows[name]
+            row["speedup"][name] = (
+                median_ratio(other["seconds"], row["seconds"])
+                if other["shift"] == row["shift"]
+                else other["median"] / row["median"]
+            )
 
 
 def without_own_precision(group: dict[str, Any]) -> dict[str, str]:

@@ -31,7 +31,7 @@ def latencies(rows: Sequence[Latency], note: str) -> str:
             f'</span><span class="time"><b>{_milliseconds(row.median)}</b> ms'
             f"<small>{_milliseconds(low)} to {_milliseconds(high)}</small></span></div>"
         )
-    ratio = rows[-1].median / rows[0].median
+    ratio = rows[-1].ratio
     told = f"{ratio:.1f}x faster" if ratio >= 1 else f"{1 / ratio:.1f}x slower"
     return (
         f'<div class="mbu latency"><p class="headline">packed is {told}</p>{"".join(bars)}'

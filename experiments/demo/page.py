@@ -123,9 +123,9 @@ def measured_on(timing_size: tuple[int, int], rounds: int) -> str:
     cores = f", {here['cores']} cores" if here["device"] == "cpu" else ""
     height, width = timing_size
     return (
-        f"Median, and range, of {rounds} rounds in turn after a warm-up, this image scaled to "
-        f"{height}x{width}, network alone, on {device}{cores}. float32 is the full-precision U-Net "
-        "of the same width under XLA, untrained."
+        f"Median, and range, of {rounds} rounds in turn after a warm-up, and median of the ratios "
+        f"within rounds; this image scaled to {height}x{width}, network alone, on {device}{cores}. "
+        "float32 is the full-precision U-Net of the same width under XLA, untrained."
     )
 
 

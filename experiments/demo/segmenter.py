@@ -45,11 +45,13 @@ class Latency:
       name: of the network.
       seconds: of every round.
       median: of these.
+      ratio: median over rounds of the time over the packed network's in that round.
     """
 
     name: str
     seconds: tuple[float, ...]
     median: float
+    ratio: float
 
 
 class Segmenter:
@@ -152,7 +154,10 @@ class Segmenter:
         for call in calls.values():
             call()
         rows = compare(time_interleaved(calls, self._rounds))
-        return [Latency(name, tuple(row["seconds"]), row["median"]) for name, row in rows.items()]
+        return [
+            Latency(name, tuple(row["seconds"]), row["median"], row["ratio"])
+            for name, row in rows.items()
+        ]
 
     def layers(self, image: np.ndarray) -> Summary:
         """Describe the network's layers for an image, as ``experiments.summary`` does.

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from experiments.png import save_png
 from experiments.study.report import compared_row, finished_runs, relative_time
 from experiments.study.rows import FULL_PRECISION
 

@@ -11,7 +11,7 @@ from experiments.study.options import StudyOptions
 from experiments.study.rows import BINARY, Study
 from experiments.study.runs import Run, described, differences
 from experiments.study.scales import Scale
-from experiments.timing import machine
+from experiments.timing import machine, median_ratio
 from mbu_jax.errors import InputError
 from mbu_jax.train.metrics import SCORES
 
@@ -206,7 +206,7 @@ def relative_time(results: Mapping[str, Any], name: str) -> float | None:
     if name not in rows:
         return None
     reference = rows[compared_row(results)]["seconds"]
-    return statistics.median(a / b for a, b in zip(rows[name]["seconds"], reference, strict=True))
+    return median_ratio(rows[name]["seconds"], reference)
 
 
 def compared_row(results: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from experiments.study.report import (
     score_differences,
     spread,
 )
+from experiments.timing import machine_text
 
 _TITLES = {"dice": "Dice", "iou": "IoU", "f1": "F1"}
 _ABSENT = "-"
@@ -42,7 +43,7 @@ def table(results: Mapping[str, Any]) -> str:
 def _heading(results: Mapping[str, Any]) -> list[str]:
     lines = ["```sh", *results["commands"], "```", ""] if results["commands"] else []
     machines = {
-        _machine(run["machine"]): None
+        machine_text(run["machine"]): None
         for row in results["rows"].values()
         for run in finished_runs(row)
     }
@@ -51,9 +52,9 @@ def _heading(results: Mapping[str, Any]) -> list[str]:
     if latency is not None and latency["rows"]:
         engines = {engine for row in latency["rows"].values() for engine in row["engines"]}
         lines.append(
-            f"Packed networks of the first seed timed on {_machine(latency['machine'])}, engine "
-            f"{' and '.join(sorted(engines))} (bitsliced with {latency['instructions']}), one "
-            f"image of {latency['size']}x{latency['size']}: medians of {latency['rounds']} "
+            f"Packed networks of the first seed timed on {machine_text(latency['machine'])}, "
+            f"engine {' and '.join(sorted(engines))} (bitsliced with {latency['instructions']}), "
+            f"one image of {latency['size']}x{latency['size']}: medians of {latency['rounds']} "
             f"interleaved rounds; and of the ratio, in each round, to the time of "
             f"{results['rows'][compared_row(results)]['label']}.{_load(latency)}"
         )
@@ -74,13 +75,6 @@ def _load(latency: Mapping[str, Any]) -> str:
         f" Load average {latency['load_before']:.1f} before, {latency['busy_threads']:.2f} threads "
         "busy while timing."
     )
-
-
-def _machine(machine: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    device = machine["device"]
-    name = machine["cpu"] if device == "cpu" else f"{device}, {machine['cpu']}"
-    return f"{name}, {machine['cores']} cores ({versions})"
 
 
 def _columns(results: Mapping[str, Any]) -> list[_Column]:

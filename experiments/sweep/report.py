@@ -26,6 +26,7 @@ from experiments.sweep.figure import draw
 from experiments.sweep.options import Sweep, SweepOptions
 from experiments.sweep.plan import Chunk, described
 from experiments.sweep.training import read_chunk
+from experiments.timing import machine_text
 from mbu_jax.architecture import LAYER_NAMES, unet_layers
 from mbu_jax.errors import InputError
 from mbu_jax.files import to_json, write_bytes_atomic, write_json_atomic
@@ -159,7 +160,7 @@ def table(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
         "",
         f"{results['networks']} networks of width {recipe['model']['width']} on "
         f"{recipe['dataset']}, {results['updates']} updates of {recipe['batch_size']} images each, "
-        f"{results['hours']:.1f} hours on {'; '.join(map(_machine, results['machines']))}.",
+        f"{results['hours']:.1f} hours on {'; '.join(map(machine_text, results['machines']))}.",
         f"All start from {results['starts_from'] or 'random weights'}.",
         f"Operations are those of the one-bit convolutions on one image of {height}x{breadth}: "
         "where zeros are multiplied, two products for a masked layer (the paper's count), and "
@@ -215,11 +216,8 @@ def _networks(networks: Sequence[Mapping[str, Any]], differences: bool = False) 
         "|---|---|---|---|---|---|---|",
     ]
     for one in networks:
-        several = (
-            f" ({one['lowest']:{form}.3f} to {one['highest']:{form}.3f})"
-            if one["trained"] > 1
-            else ""
-        )
+        extremes = f" ({one['lowest']:{form}.3f} to {one['highest']:{form}.3f})"
+        several = extremes if one["trained"] > 1 else ""
         masked = [n for n, digit in zip(LAYER_NAMES, one["masked"], strict=True) if digit == "1"]
         lines.append(
             f"| {one['masked_layers']} | {one['dice']:{form}.3f}{several} | {one['iou']:{form}.3f} "
@@ -235,10 +233,3 @@ def _value(layer: Mapping[str, Any], prefix: str) -> str:
         return "- (0)"
     spread = "" if half_width is None else f" ± {half_width:.4f}"
     return f"{value:+.4f}{spread} ({samples})"
-
-
-def _machine(machine: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    device = machine["device"]
-    name = machine["cpu"] if device == "cpu" else f"{machine['devices']} {device}, {machine['cpu']}"
-    return f"{name}, {machine['cores']} cores ({versions})"
