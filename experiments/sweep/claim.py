@@ -93,6 +93,7 @@ def check_results(file: Path, sweep: Sweep) -> None:
       InputError: for the results of something else, or a damaged file.
 
     Example:
+      >>> from experiments.sweep.options import chosen_sweep
       >>> check_results(Path("moon", "results.json"), chosen_sweep(SweepOptions()))
     """
     remedy = "choose another --out, or move it away"
