@@ -12,10 +12,11 @@ import select
 import socket
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import jax
 import tyro
@@ -24,6 +25,18 @@ from mbu_jax.errors import InputError
 
 _BAD_INPUT, _INTERRUPTED, _NOBODY_READS = 2, 130, 141
 _OUT_OF_REACH = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
+
+_IN_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    tuple[int, ...]: "whole numbers",
+    tuple[float, ...]: "numbers",
+    tuple[float, float]: "two numbers, such as 0.5 2",
+    # Of our options, pairs of whole numbers are sizes of images.
+    tuple[int, int]: "two whole numbers, height and width, such as 256 256",
+    tuple[tuple[int, int], ...]: "heights and widths, such as 512 512 480 640",
+}
+_BAD_VALUE = re.compile(r"(--[\w-]+): |missing value for argument '(--[\w-]+)'. Expected 2 ")
 
 
 def run(main: Callable[[], None]) -> None:
@@ -126,7 +139,8 @@ def parse[T](
     argv = list(sys.argv[1:] if argv is None else argv)
     preset = _chosen_preset(presets, argv)
     options = list(_options(presets[preset]))
-    twice = [name for name, count in Counter([*options, "--preset"]).items() if count > 1]
+    counts = Counter(["--preset", *(name for name, _ in options)])
+    twice = [name for name, count in counts.items() if count > 1]
     if twice:
         raise TypeError(f"{config_type.__name__} has two fields for the option {twice[0]}")
 
@@ -155,9 +169,10 @@ def parse[T](
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise InputError(f"{_message(printed.getvalue())} (--help lists all)") from None
+        message = _message(printed.getvalue(), dict(options))
+        raise InputError(f"{message} (--help lists all)") from None
     if unknown:
-        raise InputError(_unknown_option(unknown[0], options))
+        raise InputError(_unknown_option(unknown[0], dict(options)))
     return config
 
 
@@ -316,17 +331,17 @@ def _chosen_preset(presets: Mapping[str, Any], argv: Sequence[str]) -> str:
     return chosen
 
 
-def _options(config: Any) -> Iterator[str]:
-    """Every option that a configuration gives rise to, nested ones too."""
+def _options(config: Any) -> Iterator[tuple[str, Any]]:
+    """Every option that a configuration gives rise to, nested ones too, and its type."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             yield from _options(value)
         else:
-            yield "--" + field.name.replace("_", "-")
+            yield "--" + field.name.replace("_", "-"), field.type
 
 
-def _unknown_option(argument: str, options: Sequence[str]) -> str:
+def _unknown_option(argument: str, options: Collection[str]) -> str:
     if not argument.startswith("-"):
         return f"unexpected argument {argument!r}; options start with -- (--help lists all)"
     name = argument.partition("=")[0]
@@ -335,8 +350,11 @@ def _unknown_option(argument: str, options: Sequence[str]) -> str:
     return f"unknown option {name}{hint} (--help lists all)"
 
 
-def _message(box: str) -> str:
-    """Take the message out of the framed text that tyro prints: a title, then it, then hints."""
+def _message(box: str, options: Mapping[str, Any]) -> str:
+    """Take the message out of the framed text that tyro prints: a title, then it, then hints.
+
+    Of a value that is none of its option's, tyro's says what Python's types made of it.
+    """
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
     paragraphs = [[]]
     for line in text.splitlines():
@@ -348,7 +366,27 @@ def _message(box: str) -> str:
     filled = [" ".join(lines) for lines in paragraphs if lines]
     message = filled[0 if "╭" in text or len(filled) < 2 else 1]
     message = re.sub(r"^Error parsing (config[\w.]*: )?", "", message).rstrip(".")
-    return message[:1].lower() + message[1:]
+    message = message[:1].lower() + message[1:]
+    bad = _BAD_VALUE.match(message)
+    if bad is None:
+        return message
+    option = bad[1] or bad[2]
+    wanted = _wanted(options.get(option))
+    return f"{option} takes {wanted}" if wanted else message
+
+
+def _wanted(kind: Any) -> str:
+    """What an option of this type takes, in words; empty where there are none for it."""
+    members = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    words = []
+    for member in members:
+        if get_origin(member) is Literal:
+            words += map(str, get_args(member))
+        elif member in _IN_WORDS:
+            words.append(_IN_WORDS[member])
+        elif member is not NoneType:
+            return ""
+    return ", or ".join(words)
 
 
 def _program() -> str:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from experiments import command
+from experiments.model_file import model_file
 from experiments.packed import compare, packed_logits
 from mbu_jax.data import eval_batches
 from mbu_jax.data.pipeline import check_size
@@ -90,6 +91,7 @@ def main() -> None:
     """Parse the command line, score, print JSON."""
     options = command.parse(EvaluateConfig, {"default": EvaluateConfig()})
     out, pictures = destination(options)
+    packed = load_packed(model_file(options.run)) if options.packed else None
     network, params, stats, step = load_run(options.run, options.checkpoint)
     images = images_of_run(
         options.run,
@@ -113,8 +115,7 @@ def main() -> None:
     model = network.model(params, stats)
     facts: dict[str, Any] = {"step": step, "split": options.split}
     evaluator = Evaluator(network, mesh)
-    if options.packed:
-        packed = load_packed(RunDirectory(options.run).model)
+    if packed is not None:
         scores = evaluator.score(packed_logits(packed), batches)
         agreement = compare(model, packed, images, options.batch_size)
         print(f"packed network: {agreement}", file=sys.stderr)  # standard output is JSON alone

@@ -12,7 +12,7 @@ from typing import Literal
 from experiments import command
 from experiments.model_file import model_file, network_size
 from mbu_jax.errors import InputError
-from mbu_jax.export import export
+from mbu_jax.export import chosen_engine, export
 from mbu_jax.files import write_bytes_atomic
 from mbu_jax.saving import load_packed
 
@@ -65,6 +65,22 @@ class ExportConfig:
     implementation: str | None = None
     """Engine; by default xla on a CPU and the best of a GPU."""
 
+    def __post_init__(self) -> None:
+        """Check the number of images.
+
+        Raises:
+          InputError: naming the option.
+        """
+        if self.batch_size == "any":
+            if self.platform == "cuda":
+                raise InputError(
+                    "batch_size is any, which --platform cpu alone takes; give a number"
+                )
+        elif self.batch_size < 1:
+            raise InputError(
+                f"batch_size is {self.batch_size}; give a number of at least 1, or any"
+            )
+
 
 def main() -> None:
     """Parse the command line, compile, write, and say how the file is loaded."""
@@ -75,6 +91,7 @@ def main() -> None:
     config = params.config
     size = network_size(options.image_size, params) or _DEFAULT_SIZE
     batch = None if options.batch_size == "any" else options.batch_size
+    chosen_engine(options.platform, options.compute_capability, options.implementation)
     print(f"compiling {model} for {options.platform}, which may take a minute …", file=sys.stderr)
     program = export(
         params,

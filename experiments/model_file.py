@@ -5,9 +5,10 @@ from typing import Literal
 
 from mbu_jax.data.pipeline import check_size
 from mbu_jax.errors import InputError
-from mbu_jax.packing import PackedUNet
+from mbu_jax.packing import PackedUNet, unet_template
 from mbu_jax.saving import load_packed
-from mbu_jax.train.rundir import RunDirectory
+from mbu_jax.train.rundir import RunDirectory, read_config
+from mbu_jax.unet import UNetConfig
 
 
 def model_file(path: Path) -> Path:
@@ -17,13 +18,37 @@ def model_file(path: Path) -> Path:
       path: a run's directory, or the file itself.
 
     Returns:
-      The file; it need not exist.
+      The file; it exists where it is a run's.
+
+    Raises:
+      InputError: for a directory that is no run, or a run that has none, saying why.
 
     Example:
-      >>> model_file(Path("."))
-      PosixPath('model.safetensors')
+      >>> RunDirectory("runs/begun").create_or_resume({"epochs": 30})
+      False
+      >>> model_file(Path("runs/begun"))
+      Traceback (most recent call last):
+      ...
+      mbu_jax.errors.InputError: runs/begun has no model.safetensors yet; finish its training: ...
     """
-    return RunDirectory(path).model if path.is_dir() else path
+    is_dir = path.is_dir()
+    run = RunDirectory(path if is_dir else path.parent)
+    of_run = is_dir or (path == run.model and run.config.exists())
+    if of_run and not run.model.exists():
+        _refuse_unpacked(run)
+    return run.model if is_dir else path
+
+
+def _refuse_unpacked(run: RunDirectory) -> None:
+    unet = read_config(run.path).get("unet")
+    if unet is not None:
+        try:
+            unet_template(UNetConfig.from_dict(unet))
+        except InputError as obstacle:
+            raise InputError(f"{run.path} has no {run.model.name}: {obstacle}") from None
+    raise InputError(
+        f"{run.path} has no {run.model.name} yet; finish its training: the same command goes on"
+    )
 
 
 def load_for_pictures(model: Path) -> PackedUNet:

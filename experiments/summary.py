@@ -14,6 +14,7 @@ from mbu_jax.packing import PackedUNet
 from mbu_jax.saving import load_packed
 from mbu_jax.summary import summary
 from mbu_jax.train.checkpoints import load_run
+from mbu_jax.train.rundir import RunDirectory
 from mbu_jax.unet import UNet
 
 Platform = Literal["cpu", "cuda", "rocm", "tpu"]
@@ -59,11 +60,10 @@ def main() -> None:
 
 def _load(path: Path) -> PackedUNet | UNet:
     """A packed file, a run's packed file, or where there is none the run's best checkpoint."""
-    packed = model_file(path)
-    if path.is_dir() and not packed.exists():
+    if path.is_dir() and not RunDirectory(path).model.exists():
         network, params, stats, _ = load_run(path, "best")
         return network.model(params, stats)
-    return load_packed(packed)
+    return load_packed(model_file(path))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,12 @@ from mbu_jax.ops.conv3x3.primitive import OPERATION as CONV3X3
 from mbu_jax.ops.gpu import target
 from mbu_jax.ops.gpu.tuning import device_rates
 from mbu_jax.ops.head.primitive import OPERATION as HEAD
-from mbu_jax.ops.operation import PLATFORMS, Operation, check_implementation, default_platform
+from mbu_jax.ops.operation import (
+    Operation,
+    check_implementation,
+    check_platform,
+    default_platform,
+)
 from mbu_jax.ops.planning import plan
 from mbu_jax.ops.stem.primitive import OPERATION as STEM
 from mbu_jax.ops.up_conv2x2.primitive import OPERATION as UP_CONV2X2
@@ -73,10 +78,7 @@ def chosen_engines(
     check_implementation(implementation)
     if platform is None:
         platform = default_platform() if compute_capability is None else "cuda"
-    if platform not in PLATFORMS:
-        raise InputError(f"platform is {platform!r}; choose one of {', '.join(PLATFORMS)}")
-    if platform != "cuda" and compute_capability is not None:
-        raise InputError(f"{platform} has no compute capability; leave it out")
+    check_platform(platform, compute_capability)
     if platform == "cuda" and implementation != "xla":
         capability = compute_capability
         if capability is None:

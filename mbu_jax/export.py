@@ -12,7 +12,9 @@ from jax._src import config
 from jax.typing import DTypeLike
 
 from mbu_jax.errors import InputError
+from mbu_jax.ops.conv3x3.primitive import OPERATION as CONV3X3
 from mbu_jax.ops.gpu import target
+from mbu_jax.ops.operation import check_implementation, check_platform
 from mbu_jax.packing import PackedUNet
 from mbu_jax.prepare import prepare
 
@@ -68,16 +70,13 @@ def export(
       >>> program.platforms, program.out_avals[0].shape
       (('cpu',), (1, 20, 33, 1))
     """
-    if platform not in get_args(Platform.__value__):
-        raise InputError(f"platform is {platform!r}; choose cpu or cuda")
     any_number = len(shape) > 0 and shape[0] is None
     if any_number and (len(shape) == 3 or platform == "cuda"):
         raise InputError(
             f"shape is {tuple(shape)}; only the number of images B may be None, and only on cpu: "
             "kernels are launched for a size that is known"
         )
-    engine = _engine(platform, implementation)
-    _check_target(platform, compute_capability, engine)
+    engine = chosen_engine(platform, compute_capability, implementation)
     segment = prepare(
         params,
         cast("Sequence[int]", shape[1:] if any_number else shape),
@@ -100,6 +99,53 @@ def export(
     return bytes(exported.serialize())
 
 
+def chosen_engine(
+    platform: Platform, compute_capability: int | None, implementation: str | None
+) -> str | None:
+    """Choose the engine of a program for `export`, before anything is compiled.
+
+    Args:
+      platform: where the program runs.
+      compute_capability: of the GPU that it is for; None is the GPU here.
+      implementation: name of the engine asked for, or None.
+
+    Returns:
+      Its name, or None for the best of a GPU.
+
+    Raises:
+      InputError: for an engine that is unknown or cannot be exported, or where something is
+        missing to compile for the platform.
+
+    Example:
+      >>> chosen_engine("cpu", None, None)
+      'xla'
+    """
+    if platform not in get_args(Platform.__value__):
+        raise InputError(f"platform is {platform!r}; choose cpu or cuda")
+    check_platform(platform, compute_capability)
+    check_implementation(implementation)
+    engine = _engine(platform, implementation)
+    if compute_capability not in (None, *COMPUTE_CAPABILITIES):
+        known = ", ".join(map(str, COMPUTE_CAPABILITIES))
+        raise InputError(
+            f"compute capability {compute_capability} has no kernels; choose one of {known}"
+        )
+    named = (
+        contextlib.nullcontext()
+        if compute_capability is None
+        else target.compute_capability(compute_capability)
+    )
+    with named:
+        if platform == "cuda" and engine != "xla" and (missing := target.absent()) is not None:
+            # The engine `xla` instead would be slow without a word.
+            raise InputError(
+                f"kernels for cuda cannot be compiled: {missing}; or export implementation xla"
+            )
+        if engine is not None:
+            CONV3X3.choose(platform, engine)  # refuses an unknown one
+    return engine
+
+
 def _engine(platform: Platform, implementation: str | None) -> str | None:
     if platform == "cuda":
         return implementation
@@ -109,21 +155,3 @@ def _engine(platform: Platform, implementation: str | None) -> str | None:
             "export xla, or install mbu_jax there and call infer"
         )
     return implementation or "xla"
-
-
-def _check_target(platform: Platform, capability: int | None, engine: str | None) -> None:
-    """Refuse where kernels could not be compiled; `xla` instead would be slow without a word."""
-    if capability not in (None, *COMPUTE_CAPABILITIES):
-        known = ", ".join(map(str, COMPUTE_CAPABILITIES))
-        raise InputError(f"compute capability {capability} has no kernels; choose one of {known}")
-    if platform == "cpu" or engine == "xla":
-        return
-    named = (
-        contextlib.nullcontext() if capability is None else target.compute_capability(capability)
-    )
-    with named:
-        missing = target.absent()
-    if missing is not None:
-        raise InputError(
-            f"kernels for cuda cannot be compiled: {missing}; or export implementation xla"
-        )

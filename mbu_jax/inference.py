@@ -31,6 +31,7 @@ from mbu_jax.packing import (
     PackedHead,
     PackedStem,
     PackedUNet,
+    check_packed,
     unet_template,
 )
 from mbu_jax.thresholds import INT_MAX, round_image_weights
@@ -52,8 +53,8 @@ def pack(model: UNet, *, image_size: tuple[int, int] | None = None) -> PackedUNe
       The packed network.
 
     Raises:
-      InputError: where a layer cannot be packed, naming it and the remedy, under ``jit``, or for a
-        size out of range.
+      InputError: for what is no `UNet`, where a layer cannot be packed, naming it and the remedy,
+        under ``jit``, or for a size out of range.
 
     Example:
       >>> from flax import nnx
@@ -64,6 +65,8 @@ def pack(model: UNet, *, image_size: tuple[int, int] | None = None) -> PackedUNe
 
     Source: MBU-Net §3.2; thresholds as in `mbu_jax.thresholds`.
     """
+    if not isinstance(model, UNet):
+        raise InputError(f"model is of type {type(model).__name__}; give a mbu_jax.UNet")
     template = unet_template(model.config)
     model.fold()
     convs = {}
@@ -143,8 +146,8 @@ def infer(params: PackedUNet, images: Array, *, implementation: str | None = Non
       Float32 logits of shape [B, H, W, classes] or [H, W, classes].
 
     Raises:
-      InputError: for another rank, dtype or number of channels, an engine that is unknown or
-        cannot run here, or a derivative.
+      InputError: for what is no packed network, images of another rank, dtype or number of
+        channels, an engine that is unknown or cannot run here, or a derivative.
 
     Example:
       >>> from flax import nnx
@@ -181,6 +184,7 @@ def infer_with_activations(
 def _segment(
     params: PackedUNet, images: Array, implementation: str | None, *, keep: bool
 ) -> tuple[Array, dict[str, Array]]:
+    check_packed(params)
     check_implementation(implementation)
     channels = params.config.in_channels
     if images.ndim not in (3, 4) or images.shape[-1] != channels:

@@ -19,7 +19,7 @@ from mbu_jax.chosen_engines import chosen_engines
 from mbu_jax.errors import InputError
 from mbu_jax.inference import infer
 from mbu_jax.instances import label_instances
-from mbu_jax.packing import PackedUNet
+from mbu_jax.packing import PackedUNet, check_packed
 from mbu_jax.tiling import blend_weights, exact_overlap, tile_starts
 
 type Segmenter = PackedUNet | Callable[[Any], Any]
@@ -75,7 +75,8 @@ def predict(
       beyond 65535 objects); with ``return_logits`` float32 [H, W, classes].
 
     Raises:
-      InputError: for an option that does not fit, at once; for an image, when it is reached.
+      InputError: for what is no network, or an option that does not fit, at once; for an image,
+        when it is reached.
 
     Example:
       >>> brightness = lambda x: x[..., :1] - 0.5
@@ -89,6 +90,8 @@ def predict(
     Source: Ronneberger et al., "U-Net", 2015, section 2 (overlap-tile); the flips are test-time
     augmentation as in Isensee et al., "nnU-Net", 2021.
     """
+    if not callable(params):
+        check_packed(params)
     if instances and return_logits:
         raise InputError("instances and return_logits exclude each other; choose one")
     overlap = _checked_overlap(tile, overlap)

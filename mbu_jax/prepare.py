@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from mbu_jax.errors import InputError
 from mbu_jax.inference import infer
 from mbu_jax.ops.gpu import target
-from mbu_jax.ops.operation import PLATFORMS, default_platform, known_platform
+from mbu_jax.ops.operation import check_platform, default_platform, known_platform
 from mbu_jax.packing import PackedUNet
 
 
@@ -116,7 +116,8 @@ def prepare(
     here = default_platform()
     if platform is None:
         platform = here if compute_capability is None else "cuda"
-    images = _checked(shape, dtype, platform, compute_capability)
+    check_platform(platform, compute_capability)
+    images = _checked(shape, dtype)
 
     def segment(images: Array) -> Array:
         return infer(params, images, implementation=implementation)
@@ -135,13 +136,7 @@ def prepare(
     return Prepared(constants, closed.jaxpr, images, _compiled(closed.jaxpr))
 
 
-def _checked(
-    shape: Sequence[int], dtype: DTypeLike, platform: str, compute_capability: int | None
-) -> jax.ShapeDtypeStruct:
-    if platform not in PLATFORMS:
-        raise InputError(f"platform is {platform!r}; choose one of {', '.join(PLATFORMS)}")
-    if platform != "cuda" and compute_capability is not None:
-        raise InputError(f"a program for {platform} has no compute capability; leave it out")
+def _checked(shape: Sequence[int], dtype: DTypeLike) -> jax.ShapeDtypeStruct:
     if np.dtype(dtype) not in (np.uint8, np.float32):
         raise InputError(f"dtype is {np.dtype(dtype)}; choose uint8 or float32")
     if len(shape) not in (3, 4) or not all(isinstance(n, int) and n > 0 for n in shape):

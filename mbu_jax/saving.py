@@ -25,7 +25,7 @@ from safetensors.numpy import load, save
 
 from mbu_jax.errors import InputError
 from mbu_jax.files import write_bytes_atomic
-from mbu_jax.packing import PackedUNet, unet_template
+from mbu_jax.packing import PackedUNet, check_packed, unet_template
 from mbu_jax.unet import UNetConfig
 
 FORMAT = "mbu_jax packed U-Net"
@@ -70,6 +70,7 @@ def save_packed(
         raise InputError(f"{path} is a folder; give the name of a file in it")
     if path.exists(follow_symlinks=False) and not overwrite:
         raise InputError(f"{path} exists; choose another name, or allow overwriting")
+    check_packed(params)
     params.validate()
     tensors = {
         name: np.ascontiguousarray(value) for name, value in _fields(_layers(params)).items()

@@ -13,7 +13,7 @@ from mbu_jax.chosen_engines import ChosenEngine, Prediction, chosen_engines
 from mbu_jax.errors import InputError
 from mbu_jax.inference import pack
 from mbu_jax.layers import Precision, Up
-from mbu_jax.packing import PackedConv, PackedUNet, unet_template, word_count
+from mbu_jax.packing import PackedConv, PackedUNet, check_packed, unet_template, word_count
 from mbu_jax.unet import UNet, UNetConfig
 
 type Kind = Literal["float", "integer", "binary", "masked", "pow2"]
@@ -239,8 +239,8 @@ def summary(
       The summary.
 
     Raises:
-      InputError: for a size below 1, an engine that is unknown or cannot run there, or a GPU that
-        is neither here nor named.
+      InputError: for what is no network, a size below 1, an engine that is unknown or cannot run
+        there, or a GPU that is neither here nor named.
 
     Example:
       >>> config = UNetConfig.preset("binary", width=32)
@@ -262,6 +262,8 @@ def summary(
         layers = _packed_layers(network, height, width, engines)
         bits = network.activation_bits
         return Summary(height, width, bits, True, tuple(layers), prediction)
+    if not isinstance(network, UNet):
+        check_packed(network, "network")
     try:
         unet_template(network.config)
     except InputError as obstacle:

@@ -19,10 +19,10 @@ from mbu_jax.layers import (
     QuantizationOptions,
     Stem,
     Up,
+    check_precision,
     fold,
 )
 from mbu_jax.masking import mask_cheapest
-from mbu_jax.quantizers import SteGradient, Ternarizer
 
 ModelPreset = Literal[
     "full_precision", "int8", "int4", "mbu", "all_masked", "binary", "pow2", "ttq"
@@ -38,11 +38,7 @@ _UNIFORM: dict[str, Precision] = {
     "ttq": "ttq",
 }
 
-_SURROGATES = {
-    "weight_gradient": get_args(SteGradient),
-    "activation_gradient": get_args(SteGradient),
-    "ternarizer": get_args(Ternarizer),
-}
+_MASKED_LAYERS = 6  # of mbu; the paper does not say how many its own masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,33 +89,20 @@ class UNetConfig:
                 f"{', '.join(LAYER_NAMES)}"
             )
         for name, precision in zip(LAYER_NAMES, self.precisions, strict=True):
-            if precision not in get_args(Precision):
-                raise InputError(
-                    f"{name} has unknown precision {precision!r}; choose one of "
-                    f"{', '.join(get_args(Precision))}"
-                )
+            check_precision(precision, name)
         if not isinstance(self.quantization, QuantizationOptions):
             raise InputError(f"quantization is {self.quantization!r}; give QuantizationOptions")
         bits = self.quantization.activation_bits
-        if type(bits) is not int or bits not in (1, 2, 32):
-            raise InputError(f"activation_bits is {bits!r}; choose 1, 2 or 32 (full precision)")
         if bits == 32 and set(self.precisions) != {"float32"}:
             raise InputError(
                 "activation_bits 32 goes with float32 weights in every layer; choose 1 or 2"
             )
-        for name, known in _SURROGATES.items():
-            value = getattr(self.quantization, name)
-            if value not in known:
-                raise InputError(f"{name} is {value!r}; choose one of {', '.join(known)}")
         widest = 16 * self.width * 9 * (2**bits - 1) * max(map(_largest_level, self.precisions))
         if bits < 32 and widest >= 2**24:
             raise InputError(
                 f"width {self.width} lets sums reach {widest}, beyond float32's exact integers "
                 "(2^24); choose a smaller width or fewer bits"
             )
-        density = self.quantization.density
-        if not isinstance(density, float) or not 0 < density < 1:
-            raise InputError(f"density is {density!r}; choose a share between 0 and 1")
         if self.dtype not in ("float32", "bfloat16"):
             raise InputError(f"dtype is {self.dtype!r}; choose float32 or bfloat16")
 
@@ -128,7 +111,7 @@ class UNetConfig:
         cls,
         name: ModelPreset,
         *,
-        masked_layers: int = 6,
+        masked_layers: int = _MASKED_LAYERS,
         quantization: QuantizationOptions | None = None,
         **sizes: Any,
     ) -> Self:
@@ -139,7 +122,7 @@ class UNetConfig:
             paper); ``mbu`` (the cheapest layers masked, the rest binary); ``all_masked``;
             ``binary``. Two more are not the paper's: ``pow2``, and ``ttq`` (ternary weights of
             learned scales), which cannot be packed.
-          masked_layers: how many layers ``mbu`` masks, in order of cost.
+          masked_layers: how many layers ``mbu`` masks, in order of cost; others refuse it.
           quantization: other quantization options; activation bits are ignored for
             ``full_precision``.
           **sizes: width, in_channels, classes, dtype.
@@ -148,7 +131,8 @@ class UNetConfig:
           The configuration.
 
         Raises:
-          InputError: for an unknown name or a value out of range.
+          InputError: for an unknown name, a value out of range, or ``masked_layers`` of another
+            network than ``mbu``.
 
         Example:
           >>> UNetConfig.preset("binary", width=32).precisions[0]
@@ -165,6 +149,11 @@ class UNetConfig:
                 "masked" if layer in masked else "binary" for layer in LAYER_NAMES
             )
         elif name in _UNIFORM:
+            if masked_layers != _MASKED_LAYERS:
+                raise InputError(
+                    f"masked_layers is {masked_layers}, but only the network mbu chooses layers; "
+                    "leave it out, or choose mbu"
+                )
             precisions = (_UNIFORM[name],) * len(LAYER_NAMES)
         else:
             raise InputError(

@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +20,7 @@ from flax import nnx
 from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+import mbu_jax
 from mbu_jax.activations import model_with_activations
 from mbu_jax.errors import InputError
 from mbu_jax.inference import _TELLING, _tell_once, infer, infer_with_activations, pack
@@ -226,6 +229,44 @@ def test_packing_is_for_values_not_for_tracers() -> None:
     model = UNet(UNetConfig(width=4), rngs=nnx.Rngs(0))
     with pytest.raises(InputError, match="outside jit"):
         nnx.jit(pack)(model)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            lambda: UNet(UNetConfig(width=1), rngs=nnx.Rngs(0)),
+            "UNet; pack it first: mbu_jax.pack(model)",
+        ),
+        (lambda: "a.safetensors", "str; load it first: mbu_jax.load_packed(path)"),
+        (lambda: Path("a.safetensors"), "PosixPath; load it first: mbu_jax.load_packed(path)"),
+        (lambda: None, "NoneType; give what mbu_jax.pack or mbu_jax.load_packed gave"),
+    ],
+)
+def test_what_is_no_packed_network_is_told_with_the_remedy(
+    make: Callable[[], Any], said: str, tmp_path: Path
+) -> None:
+    network = make()
+    images = jnp.zeros((1, 16, 16, 3))
+    calls: list[Callable[[], Any]] = [
+        lambda: mbu_jax.infer(network, images),
+        lambda: infer_with_activations(network, images),
+        lambda: mbu_jax.prepare(network, (1, 16, 16, 3)),
+        lambda: mbu_jax.export(network, (1, 16, 16, 3)),
+        lambda: mbu_jax.save_packed(tmp_path / "a.safetensors", network),
+    ]
+    if not isinstance(network, UNet):  # which these two take
+        calls.append(lambda: mbu_jax.predict(network, images))
+        calls.append(lambda: mbu_jax.summary(network))
+    for call in calls:
+        with pytest.raises(InputError, match=f"^(params|network) is of type {re.escape(said)}$"):
+            call()
+
+
+@pytest.mark.parametrize("model", ["runs/a", None])
+def test_what_is_no_model_cannot_be_packed(model: Any) -> None:
+    with pytest.raises(InputError, match=r"^model is of type .*; give a mbu_jax\.UNet$"):
+        pack(model)
 
 
 def test_only_a_cpu_is_told_what_its_library_lacks(

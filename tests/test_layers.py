@@ -446,3 +446,18 @@ def test_bfloat16_leaves_quantized_layers_exact() -> None:
     w = np.asarray(head.weight[...].astype(jnp.bfloat16), np.float64)
     assert head(jnp.asarray(x)).dtype == jnp.float32
     np.testing.assert_allclose(head(jnp.asarray(x)), x @ w, rtol=1e-2, atol=0.05)
+
+
+@pytest.mark.parametrize("precision", ["ternary", None, 1, ["masked"]])
+def test_an_unknown_precision_is_named_with_those_that_there_are(precision: Any) -> None:
+    options, rngs = QuantizationOptions(), nnx.Rngs(0)
+    known = "choose one of float32, int8, int4, int2, pow2, masked, binary, ttq$"
+    for make, name in (
+        (lambda: Conv3x3(4, 4, precision, options, rngs=rngs), "Conv3x3"),
+        (lambda: UpConv2x2(4, 4, precision, options, rngs=rngs), "UpConv2x2"),
+        (lambda: Up(4, precision, options, rngs=rngs), "UpConv2x2"),
+        (lambda: DoubleConv(4, 4, ("binary", precision), options, rngs=rngs), "Conv3x3"),
+        (lambda: quantize_weight(jnp.ones(3), precision, options), "the weight"),
+    ):
+        with pytest.raises(InputError, match=f"^{name} has unknown precision .*; {known}"):
+            make()

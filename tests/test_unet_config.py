@@ -81,12 +81,21 @@ def test_a_preset_takes_other_quantization() -> None:
         lambda unknown: UNetConfig.preset(unknown),
         lambda _: UNetConfig.preset("mbu", masked_layers=13),
         lambda _: UNetConfig.preset("mbu", masked_layers=-1),
+        lambda unknown: UNetConfig.preset(unknown, masked_layers=2),
         lambda _: UNetConfig.preset("binary", width=0),
     ],
 )
 def test_bad_presets_are_told(call: Callable[[Any], UNetConfig]) -> None:
     with pytest.raises(InputError, match=r"'int3'; choose one of full_precision|13|-1|width is 0"):
         call("int3")
+
+
+@pytest.mark.parametrize("name", ONLY)
+def test_only_mbu_takes_a_number_of_masked_layers(name: Any) -> None:
+    with pytest.raises(
+        InputError, match=r"^masked_layers is 2, but .* leave it out, or choose mbu$"
+    ):
+        UNetConfig.preset(name, masked_layers=2)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +149,15 @@ def test_a_bad_option_is_named(field: str, value: Any, message: str) -> None:
     fields["quantization"][field] = value
     with pytest.raises(InputError, match=message):
         UNetConfig.from_dict(fields)
+
+
+OF_LAYERS_TOO = [one for one in BAD_OPTIONS if one[0] != "levels" and one[1] != 32]
+
+
+@pytest.mark.parametrize(("field", "value", "message"), OF_LAYERS_TOO)
+def test_a_bad_option_is_named_where_it_is_made(field: str, value: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        QuantizationOptions(**{field: value})
 
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(UNetConfig)])

@@ -9,13 +9,13 @@ import numpy as np
 
 from experiments.benchmark.config import NetworkOptions
 from experiments.benchmark.models import random_model
+from experiments.model_file import model_file
 from mbu_jax.errors import InputError
 from mbu_jax.inference import pack
 from mbu_jax.layers import QuantizationOptions
 from mbu_jax.packing import PackedUNet
 from mbu_jax.saving import load_packed
 from mbu_jax.train.checkpoints import load_run
-from mbu_jax.train.rundir import RunDirectory
 from mbu_jax.unet import UNet, UNetConfig
 
 _DEFAULT_WIDTH = 64
@@ -200,9 +200,9 @@ def _trained(run: Path) -> FloatNetwork:
 
 
 def _given(path: Path) -> PackedNetwork:
+    packed = load_packed(model_file(path))
     if not path.is_dir():
-        return PackedNetwork(load_packed(path), None, str(path))
-    packed = load_packed(RunDirectory(path).model)
+        return PackedNetwork(packed, None, str(path))
     network, params, stats, _ = load_run(path)
     return PackedNetwork(packed, network.model(params, stats), str(path))
 

@@ -16,6 +16,7 @@ from mbu_jax.layers.latent_weights import (
     LatentWeight,
     Precision,
     QuantizationOptions,
+    check_precision,
     latent_initializer,
     quantize_weight,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "Stem",
     "Up",
     "UpConv2x2",
+    "check_precision",
     "fold",
     "latent_initializer",
     "quantize_weight",

@@ -16,7 +16,7 @@ class DoubleConv(nnx.Module):
     Args:
       in_channels: C of the input.
       out_channels: K of the output, and of the middle.
-      precisions: of the first and second convolution's weights.
+      precisions: of the first and second convolution's weights, each as in `Conv3x3`.
       options: quantization.
       dtype: of the arithmetic where a precision is float32, as in `Conv3x3`.
       rngs: NNX random keys.
@@ -62,7 +62,7 @@ class Up(nnx.Module):
 
     Args:
       channels: C, of input and output.
-      precision: of the weights.
+      precision: of the weights, as in `UpConv2x2`.
       options: quantization.
       dtype: of the arithmetic where the precision is float32, as in `UpConv2x2`.
       rngs: NNX random keys.

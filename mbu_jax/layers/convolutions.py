@@ -13,6 +13,7 @@ from mbu_jax.layers.latent_weights import (
     LatentWeight,
     Precision,
     QuantizationOptions,
+    check_precision,
     latent_initializer,
     quantize_weight,
 )
@@ -38,6 +39,7 @@ class _Convolution(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        check_precision(precision, type(self).__name__)
         self.precision: Precision = precision
         self.options = options
         self.dtype = jnp.dtype(dtype)
@@ -73,11 +75,15 @@ class Conv3x3(_Convolution):
     Args:
       in_channels: C of the input.
       out_channels: K of the output.
-      precision: of the weights.
+      precision: of the weights: ``float32``, ``int8``, ``int4``, ``int2``, ``pow2`` (0, ±1, ±2,
+        ±4), ``masked`` (0, ±1), ``binary`` (±1) or ``ttq`` (0 and two learned magnitudes).
       options: quantization.
       dtype: of the arithmetic where the precision is float32; evaluation takes float32 wherever
         activations are quantized.
       rngs: NNX random keys.
+
+    Raises:
+      InputError: for an unknown precision.
 
     Example:
       >>> layer = Conv3x3(4, 8, "masked", QuantizationOptions(), rngs=nnx.Rngs(0))
@@ -107,11 +113,15 @@ class UpConv2x2(_Convolution):
     Args:
       in_channels: C of the input.
       out_channels: K of the output.
-      precision: of the weights.
+      precision: of the weights: ``float32``, ``int8``, ``int4``, ``int2``, ``pow2`` (0, ±1, ±2,
+        ±4), ``masked`` (0, ±1), ``binary`` (±1) or ``ttq`` (0 and two learned magnitudes).
       options: quantization.
       dtype: of the arithmetic where the precision is float32; evaluation takes float32 wherever
         activations are quantized.
       rngs: NNX random keys.
+
+    Raises:
+      InputError: for an unknown precision.
 
     Example:
       >>> layer = UpConv2x2(4, 8, "binary", QuantizationOptions(), rngs=nnx.Rngs(0))

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jax import Array
 from jax.scipy.special import ndtri
 from jax.typing import DTypeLike
 
+from mbu_jax.errors import InputError
 from mbu_jax.quantizers import (
     SteGradient,
     Ternarizer,
@@ -25,6 +26,12 @@ Precision = Literal["float32", "int8", "int4", "int2", "pow2", "masked", "binary
 INTEGERS: frozenset[Precision] = frozenset({"int8", "int4", "int2", "pow2", "masked", "binary"})
 """Precisions whose weights become integers; ``ttq`` has learned scales and is never packed."""
 
+_CHOICES = {
+    "weight_gradient": get_args(SteGradient),
+    "activation_gradient": get_args(SteGradient),
+    "ternarizer": get_args(Ternarizer),
+}
+
 
 class LatentWeight(nnx.Param):
     """Floating weight behind a quantized one, meant to stay in [-1, 1]."""
@@ -36,11 +43,21 @@ class QuantizationOptions:
 
     Attributes:
       activation_bits: 1 (sign), 2 (levels -3, -1, 1, 3), or 32 (ReLU, no quantization).
-      weight_gradient: surrogate derivative for weights.
-      activation_gradient: surrogate derivative for activations.
-      ternarizer: how masked layers find their threshold.
-      density: share of non-zeros: of masked weights at initialization, and throughout training
-        with ``ternarizer="density"``.
+      weight_gradient: surrogate derivative for weights: ``clipped``, ``approx_sign`` or
+        ``swish_sign``, see `mbu_jax.quantizers`.
+      activation_gradient: surrogate derivative for activations, one of the same.
+      ternarizer: how masked layers find their threshold: ``fixed``, ``twn``, ``density`` or
+        ``max``, see `mbu_jax.quantizers.ternary_threshold`.
+      density: share of non-zeros, a float between 0 and 1: of masked weights at initialization,
+        and throughout training with ``ternarizer="density"``.
+
+    Raises:
+      InputError: naming the field and what it may be.
+
+    Example:
+      >>> options = QuantizationOptions(activation_bits=2, ternarizer="density", density=0.2)
+      >>> int(jnp.abs(quantize_weight(jnp.linspace(-1, 1, 50), "masked", options)).sum())
+      10
     """
 
     activation_bits: int = 1
@@ -48,6 +65,42 @@ class QuantizationOptions:
     activation_gradient: SteGradient = "clipped"
     ternarizer: Ternarizer = "fixed"
     density: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+          InputError: naming the field and what it may be.
+        """
+        bits = self.activation_bits
+        if type(bits) is not int or bits not in (1, 2, 32):
+            raise InputError(f"activation_bits is {bits!r}; choose 1, 2 or 32 (full precision)")
+        for name, known in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise InputError(f"{name} is {value!r}; choose one of {', '.join(known)}")
+        if not isinstance(self.density, float) or not 0 < self.density < 1:
+            raise InputError(f"density is {self.density!r}; choose a share between 0 and 1")
+
+
+def check_precision(precision: Any, name: str) -> None:
+    """Refuse a precision that there is not.
+
+    Args:
+      precision: that was given.
+      name: of what was to have it.
+
+    Raises:
+      InputError: naming both, and the precisions that there are.
+
+    Example:
+      >>> check_precision("masked", "down_c1")
+    """
+    if precision not in get_args(Precision):
+        raise InputError(
+            f"{name} has unknown precision {precision!r}; choose one of "
+            f"{', '.join(get_args(Precision))}"
+        )
 
 
 def quantize_weight(
@@ -67,10 +120,14 @@ def quantize_weight(
     Returns:
       Array of the same shape and dtype, of integers but for ``float32`` and ``ttq``.
 
+    Raises:
+      InputError: for an unknown precision.
+
     Example:
       >>> quantize_weight(jnp.array([0.2, -0.7]), "masked", QuantizationOptions()).tolist()
       [0.0, -1.0]
     """
+    check_precision(precision, "the weight")
     gradient = options.weight_gradient
     match precision:
         case "float32":

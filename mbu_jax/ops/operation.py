@@ -76,6 +76,25 @@ def default_platform() -> str:
     return "rocm" if "rocm" in device.client.platform_version.lower() else "cuda"
 
 
+def check_platform(platform: str, compute_capability: int | None) -> None:
+    """Refuse a platform that there is not, and a GPU's compute capability for another.
+
+    Args:
+      platform: that a program is for.
+      compute_capability: of its GPU, or None.
+
+    Raises:
+      InputError: naming what does not fit.
+
+    Example:
+      >>> check_platform("cuda", 90)
+    """
+    if platform not in PLATFORMS:
+        raise InputError(f"platform is {platform!r}; choose one of {', '.join(PLATFORMS)}")
+    if platform != "cuda" and compute_capability is not None:
+        raise InputError(f"a program for {platform} has no compute capability; leave it out")
+
+
 def check_implementation(implementation: str | None) -> None:
     """Refuse ``name@platform`` where a user names an engine: others would run without a word.
 

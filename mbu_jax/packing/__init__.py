@@ -12,7 +12,7 @@ from mbu_jax.packing.layouts import (
     valid_bits,
     word_count,
 )
-from mbu_jax.packing.network import PackedUNet, unet_template
+from mbu_jax.packing.network import PackedUNet, check_packed, unet_template
 
 __all__ = [
     "WORD_BITS",
@@ -21,6 +21,7 @@ __all__ = [
     "PackedStem",
     "PackedUNet",
     "channels_to_pixels",
+    "check_packed",
     "pack_channels",
     "pack_pixels",
     "pixels_to_channels",

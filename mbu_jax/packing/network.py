@@ -1,6 +1,7 @@
 """The packed network: its layers, and the shapes that a configuration prescribes."""
 
 import dataclasses
+import os
 from typing import Any, Self
 
 import jax
@@ -12,7 +13,7 @@ from mbu_jax.errors import InputError
 from mbu_jax.images import LARGEST_SIDE
 from mbu_jax.packing.layers import PackedConv, PackedHead, PackedStem
 from mbu_jax.packing.layouts import word_count
-from mbu_jax.unet import UNetConfig
+from mbu_jax.unet import UNet, UNetConfig
 
 _PACKABLE = ("binary", "masked", "pow2")
 
@@ -84,6 +85,30 @@ class PackedUNet:
 jax.tree_util.register_dataclass(
     PackedUNet, data_fields=["stem", "convs", "head"], meta_fields=["config", "image_size"]
 )
+
+
+def check_packed(network: Any, name: str = "params") -> None:
+    """Refuse what is no packed network where one is needed.
+
+    Args:
+      network: what was given.
+      name: of the argument.
+
+    Raises:
+      InputError: saying what it is, and how a packed network is made of it.
+
+    Example:
+      >>> check_packed(unet_template(UNetConfig(width=4)))
+    """
+    if isinstance(network, PackedUNet):
+        return
+    if isinstance(network, UNet):
+        remedy = "pack it first: mbu_jax.pack(model)"
+    elif isinstance(network, str | os.PathLike):
+        remedy = "load it first: mbu_jax.load_packed(path)"
+    else:
+        remedy = "give what mbu_jax.pack or mbu_jax.load_packed gave"
+    raise InputError(f"{name} is of type {type(network).__name__}; {remedy}")
 
 
 def unet_template(config: UNetConfig) -> PackedUNet:

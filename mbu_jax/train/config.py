@@ -81,7 +81,8 @@ class ModelOptions:
           The configuration.
 
         Raises:
-          InputError: where an option is out of range; the message names it.
+          InputError: where an option is out of range, or chooses layers of a network other than
+            mbu; the message names it.
 
         Example:
           >>> ModelOptions(network="binary", layer_precision=("up_c4=int8",)).build().precisions[-1]
@@ -89,6 +90,8 @@ class ModelOptions:
         """
         if self.mask_budget is not None and not math.isfinite(self.mask_budget):
             raise InputError(f"mask_budget is {self.mask_budget}; give a finite number")
+        if self.network != "mbu":
+            self._refuse_choice_of_layers()
         quantization = QuantizationOptions(
             activation_bits=self.activation_bits,
             weight_gradient=self.weight_gradient,
@@ -109,6 +112,15 @@ class ModelOptions:
             precisions = tuple("masked" if name in masked else "binary" for name in LAYER_NAMES)
         return dataclasses.replace(config, precisions=self._with_exceptions(precisions))
 
+    def _refuse_choice_of_layers(self) -> None:
+        for name in OF_MBU_ALONE:
+            value = getattr(self, name)
+            if value != getattr(ModelOptions, name):
+                raise InputError(
+                    f"{name} is {value}, but only --network mbu chooses layers; leave it out, or "
+                    "add --network mbu"
+                )
+
     def _masked(self) -> tuple[str, ...]:
         layers, budget = unet_layers(self.width), self.mask_budget
         plan = {"density": self.density, "activation_bits": self.activation_bits}
@@ -125,7 +137,7 @@ class ModelOptions:
             if not budget * 1e9 >= least:
                 raise InputError(
                     f"mask_budget is {budget:g}; whatever is masked, this network takes at least "
-                    f"{math.ceil(least / 1e7) / 100:g}"
+                    f"{math.ceil(least / 1e7) / 100:g}; give at least that, or a lower --density"
                 )
             budget = budget * 1e9 - binary
         return mask_within_budget(layers, budget, cost=cost)
@@ -356,6 +368,9 @@ RESUMABLE = frozenset(
     | {"eval_batch_size"}
 )
 """Options that may differ when a run is resumed: they do not change what is trained."""
+
+OF_MBU_ALONE = ("masked_layers", "masking_cost", "mask_budget")
+"""Options of `ModelOptions` that choose layers; every network but mbu refuses them."""
 
 ADDED_LATER: dict[str, Any] = {
     "model.masking_cost": "paper",

@@ -18,7 +18,7 @@ from mbu_jax.data.pipeline import TrainIterator, epoch_length
 from mbu_jax.errors import InputError
 from mbu_jax.train.checkpoints import Checkpoints, check_run, has_checkpoint, load_run
 from mbu_jax.train.cluster import failing_together, gather_ids
-from mbu_jax.train.config import ADDED_LATER, RESUMABLE, TrainConfig
+from mbu_jax.train.config import ADDED_LATER, OF_MBU_ALONE, RESUMABLE, TrainConfig
 from mbu_jax.train.evaluation import Evaluator
 from mbu_jax.train.images import batches_seed, open_images, some_images, statistics_batches
 from mbu_jax.train.initial import initial_weights
@@ -361,7 +361,11 @@ class Trainer:
         for name in ("data_dir", "prepared_dir"):  # for scoring it from another place
             if described[name] is not None:
                 described[name] = described[name].expanduser().absolute()
-        self.run.create_or_resume(described, RESUMABLE, ADDED_LATER | unchanged)
+        may_differ = RESUMABLE
+        if self.config.model.network != "mbu":
+            # Runs of earlier versions may state them, to no effect.
+            may_differ |= {f"model.{name}" for name in OF_MBU_ALONE}
+        self.run.create_or_resume(described, may_differ, ADDED_LATER | unchanged)
 
     @contextlib.contextmanager
     def _recorder(self) -> Iterator[Recorder | None]:

@@ -16,10 +16,12 @@ from experiments import evaluate as program
 from experiments.evaluate import EvaluateConfig
 from mbu_jax.errors import InputError
 from mbu_jax.inference import pack
-from mbu_jax.saving import load_packed
+from mbu_jax.saving import load_packed, save_packed
 from mbu_jax.train.checkpoints import load_run
 from mbu_jax.train.rundir import RunDirectory
+from mbu_jax.unet import UNetConfig
 from tests.experiments.processes import TIMEOUT, TINY, finish, start
+from tests.random_packed import random_packed
 
 DEFAULT = {"default": EvaluateConfig()}
 DUMMY = Path(nuclei.__file__).parent / "dummy_data"
@@ -52,6 +54,7 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tupl
 
     monkeypatch.chdir(tmp_path)
     RunDirectory("run").create_or_resume({})
+    save_packed(RunDirectory("run").model, random_packed(UNetConfig(width=2)))
     monkeypatch.setattr(program, "load_run", stop)
     return read
 
@@ -192,6 +195,17 @@ def test_what_cannot_be_is_told_before_the_work(options: str, said: str, begun) 
     assert files(Path()) == before
     begun("--out", "notes")
     begun("--out", "taken.json", "--samples", "0")
+
+
+def test_a_packed_network_that_is_not_there_is_told_before_the_work(begun) -> None:
+    RunDirectory("run").model.unlink()
+    begun()
+    said = r"^run has no model\.safetensors yet; finish its training: the same command goes on$"
+    with pytest.raises(InputError, match=said):
+        begun("--packed")
+    RunDirectory("run").model.write_bytes(b"")
+    with pytest.raises(InputError, match=r"^run/model\.safetensors is damaged"):
+        begun("--packed")
 
 
 def test_other_data_of_the_same_layout(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from mbu_jax.data.synthetic.generator import generate_example
 from mbu_jax.errors import InputError
 from mbu_jax.inference import pack
 from mbu_jax.saving import load_packed, save_packed
+from mbu_jax.train.rundir import RunDirectory
 from mbu_jax.unet import UNetConfig
 from tests.random_packed import random_packed
 from tests.trained.network import trained_model
@@ -273,6 +274,7 @@ def test_an_unreadable_file_does_not_stop_the_rest(program, brightness):
         (("a.png", "--batch-size", "0"), "batch_size is 0"),
         (("a.png", "--min-distance", "0"), "min_distance is 0"),
         (("a.png", "--image-size", "0", "5"), "image_size is 0 5"),
+        (("a.png", "--image-size", "256"), "--image-size takes two whole numbers, height and"),
         (("a.png", "--implementation", "magic"), "unknown implementation 'magic'"),
         (("a.png", "--out", "a.png"), "a.png cannot be made (File exists); choose another --out"),
         (("a.png", "--out", "a.png/sub"), "a.png/sub cannot be made (Not a directory)"),
@@ -359,3 +361,34 @@ def test_a_network_of_other_channels_is_told(tmp_path):
     save_packed(path, random_packed(UNetConfig(width=4, in_channels=5)))
     with pytest.raises(InputError, match="takes images of 5 channels"):
         load_for_pictures(path)
+
+
+@pytest.mark.parametrize("named", ["run", "run/model.safetensors"])
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({}, "run has no model.safetensors yet; finish its training: the same command goes on"),
+        (
+            {"unet": UNetConfig().to_dict()},
+            "run has no model.safetensors yet; finish its training: the same command goes on",
+        ),
+        (
+            {"unet": UNetConfig.preset("full_precision").to_dict()},
+            "run has no model.safetensors: activation_bits is 32: full-precision activations "
+            "cannot be packed; train with activation_bits 1 or 2",
+        ),
+    ],
+)
+def test_a_run_without_a_packed_network_is_told_why(program, config, said, named):
+    draw("a.png")
+    RunDirectory("run").create_or_resume(config)
+    assert program("a.png", "--model", named) == (2, "", f"error: {said}\n")
+    assert not Path("predictions").exists()
+
+
+def test_a_folder_that_is_no_run_is_told(program):
+    draw("a.png")
+    Path("run").mkdir()
+    code, _, err = program("a.png", "--model", "run")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "run has no config.json, so it is no run; give the directory of a run" in err

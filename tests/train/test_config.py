@@ -1,6 +1,8 @@
 import dataclasses
+import re
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -11,6 +13,7 @@ from mbu_jax.errors import InputError
 from mbu_jax.masking import cost_ranking, mask_cheapest, nonzero_cost, nonzero_macs
 from mbu_jax.train.config import ADDED_LATER, PRESETS, RESUMABLE, ModelOptions, TrainConfig
 from mbu_jax.train.optimizer import learning_rate_schedule, make_optimizer
+from mbu_jax.unet import ModelPreset
 
 TRAIN_IMAGES = {"synthetic": 512, "nuclei": 480}
 
@@ -186,9 +189,39 @@ def test_a_cost_that_skips_zeros_masks_other_layers():
     assert masked_by(dataclasses.replace(nonzeros, density=0.9)) < {
         "up_ct1", "up_ct2", "up_ct3", "up_ct4",
     }  # fmt: skip
-    assert ModelOptions(network="binary", masking_cost="nonzeros", mask_budget=1e-9).build() == (
-        ModelOptions(network="binary").build()
-    )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"masked_layers": 3}, "masked_layers is 3"),
+        ({"masked_layers": 0}, "masked_layers is 0"),
+        ({"masking_cost": "nonzeros"}, "masking_cost is nonzeros"),
+        ({"mask_budget": 0.0}, "mask_budget is 0.0"),
+    ],
+)
+def test_only_mbu_chooses_layers(options, said):
+    for network in get_args(ModelPreset):
+        ModelOptions(network=network, width=32).build()
+        chosen = ModelOptions(network=network, width=32, **options)
+        if network == "mbu":
+            chosen.build()
+            continue
+        remedy = "but only --network mbu chooses layers; leave it out, or add --network mbu"
+        with pytest.raises(InputError, match=f"^{said}, {remedy}$"):
+            chosen.build()
+
+
+def test_a_preset_of_another_network_takes_a_number_of_layers_with_mbu():
+    def model(*more):
+        given = ["--preset", "best", "--masked-layers", "3", *more]
+        return command.parse(TrainConfig, PRESETS, given).model
+
+    with pytest.raises(InputError, match="only --network mbu chooses layers"):
+        model().build()
+    chosen = model("--network", "mbu")
+    assert len(masked_by(chosen)) == 3
+    assert (chosen.width, chosen.activation_bits) == (32, 2)
 
 
 @pytest.mark.parametrize(("density", "bits"), [(0.1, 1), (0.6, 1), (0.6, 2)])
@@ -212,9 +245,12 @@ def test_a_budget_of_multiply_accumulates_is_the_networks(density, bits):
         assert found == set(ranking[: len(found)])
         assert planned(ranking[: len(found) + 1]) > middle
     for budget in (least - 0.01, -1.0):
-        with pytest.raises(InputError, match=r"mask_budget is .* takes at least") as caught:
+        message = (
+            r"^mask_budget is .* takes at least (.*); give at least that, or a lower --density$"
+        )
+        with pytest.raises(InputError, match=message) as caught:
             dataclasses.replace(options, mask_budget=budget).build()
-    said = float(str(caught.value).rpartition(" ")[2])
+    said = float(re.sub(message, r"\1", str(caught.value)))
     assert least <= said < least + 0.011
     dataclasses.replace(options, mask_budget=said).build()
 

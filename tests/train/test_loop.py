@@ -1,6 +1,7 @@
 """The loop around the update; the update itself is replaced, so that nothing is compiled."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import socket
@@ -17,6 +18,7 @@ from mbu_jax.data.pipeline import PipelineOptions, resize
 from mbu_jax.errors import InputError
 from mbu_jax.train import loop
 from mbu_jax.train.checkpoints import load_run
+from mbu_jax.train.config import ModelOptions
 from mbu_jax.train.loop import Trainer, TrainingDiverged
 from mbu_jax.train.recorder import read_metrics
 from mbu_jax.train.subset import FirstImages
@@ -291,6 +293,24 @@ def test_other_data_are_no_data_to_resume_with(tmp_path, updates, sources, monke
     monkeypatch.setattr(sources["train"], "facts", {"content": "b"})
     with pytest.raises(InputError, match=r'found.content is "a" there and "b" here'):
         Trainer(config)
+
+
+def test_a_run_that_states_options_of_another_network_is_resumed_without(tmp_path, updates):
+    """Earlier versions took them, to no effect."""
+    config = tiny(tmp_path / "run", model=ModelOptions("all_masked", width=4))
+    Trainer(config)
+    file = tmp_path / "run/config.json"
+    stated = json.loads(file.read_text())
+    stated["model"] |= {"masked_layers": 3, "masking_cost": "nonzeros", "mask_budget": 30.0}
+    file.write_text(json.dumps(stated))
+    Trainer(config)
+    assert json.loads(file.read_text())["model"]["masked_layers"] == 6
+
+    mbu = tiny(tmp_path / "mbu")
+    Trainer(mbu)
+    fewer = dataclasses.replace(mbu.model, masked_layers=3)
+    with pytest.raises(InputError, match=r"model\.masked_layers is 6 there and 3"):
+        Trainer(dataclasses.replace(mbu, model=fewer))
 
 
 def test_images_of_different_sizes_are_refused_before_anything_is_written(
