@@ -85,9 +85,10 @@ def network_size(
       Height and width: as asked for, or as in training; None where images keep their own.
 
     Raises:
-      InputError: for a size out of range.
+      InputError: for a size out of range, which a file from anywhere may have, too.
     """
     if asked == "own":
         return None
-    check_size("image_size", asked)
-    return asked or params.image_size
+    size = asked or params.image_size
+    check_size("image_size", size)
+    return size

@@ -7,8 +7,6 @@ from jax import Array
 from mbu_jax.errors import InputError
 
 LARGEST_LEVEL = 255
-LARGEST_SIDE = 2**14
-"""Most pixels of a side to scale to: those of a square of as many as a picture file may have."""
 
 
 def image_to_float(images: Array) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from experiments.benchmark.models import random_model
-from experiments.model_file import load_for_pictures
+from experiments.model_file import load_for_pictures, network_size
 from experiments.predict import mask_of_size, network_input
 from experiments.timing import compare, time_interleaved
 from mbu_jax.data.frames import PICTURE_SUFFIXES, read_frames
@@ -81,7 +81,7 @@ class Segmenter:
         rounds: int,
     ) -> None:
         self.params = load_for_pictures(model)
-        self._size = self.params.image_size
+        self._size = network_size(None, self.params)
         self._implementation = implementation
         self._max_pixels = max_pixels
         self._timing_size = timing_size

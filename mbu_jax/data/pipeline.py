@@ -21,7 +21,6 @@ from mbu_jax.data.example import Example
 from mbu_jax.data.sources import Source
 from mbu_jax.data.workers import end_with_parent
 from mbu_jax.errors import InputError
-from mbu_jax.images import LARGEST_SIDE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +85,14 @@ def check_size(name: str, size: tuple[int, int] | None) -> None:
     Example:
       >>> check_size("image_size", (480, 640))
     """
-    if size is not None and not all(1 <= side <= LARGEST_SIDE for side in size):
+    if size is not None and not all(1 <= side <= _LARGEST_SIDE for side in size):
         height, width = size
         raise InputError(
-            f"option {name} is {height} {width}; give a height and width of 1 to {LARGEST_SIDE}"
+            f"option {name} is {height} {width}; give a height and width of 1 to {_LARGEST_SIDE}"
         )
 
 
+_LARGEST_SIDE = 2**14  # of a square of as many pixels as a picture file may have
 _WAITING_BYTES = 2**30  # of images to evaluate that wait for others of their size
 
 

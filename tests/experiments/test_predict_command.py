@@ -343,6 +343,10 @@ def test_images_are_resized_as_the_run_was_trained(program, model, monkeypatch):
         assert mask[7, 7] == 1
         assert 20 <= mask.sum() <= 42  # 36, less what blurs at the corners
     assert seen == [(48, 80), (24, 40), (12, 20)]
+    save_packed("large", dataclasses.replace(scaled, image_size=(8, 2**14 + 1)))
+    code, _, err = program("a.png", "--model", "large", "--out", "out")
+    assert code == 2
+    assert "image_size is 8 16385; give a height and width of 1 to 16384" in err
 
 
 def test_too_many_objects_fail_that_file_alone(program, brightness, monkeypatch):

@@ -191,7 +191,7 @@ def test_values_that_no_network_has_are_refused(
 
 @pytest.mark.parametrize(
     "size",
-    [[0, 8], [8, -1], [8, 2**14 + 1], [8], [8, 8, 8], [8, True], [8, 8.0], [[8], 8], "88", {}],
+    [[0, 8], [8, -1], [8], [8, 8, 8], [8, True], [8, 8.0], [[8], 8], "88", {}],
 )
 def test_image_sizes_that_no_training_has_are_refused(
     tmp_path: Path, network: PackedUNet, content: bytes, size: Any
@@ -200,7 +200,7 @@ def test_image_sizes_that_no_training_has_are_refused(
     about |= {"image_size": size, "sha256": signed(tensors_of(network), size)}
     said = refused(tmp_path, put_together(header, about, data))
     assert "(image_size is " in said
-    assert "a height and width of 1 to 16384" in said
+    assert "it must be None, or a height and a width)" in said
 
 
 HOSTILE_SIZES = {
