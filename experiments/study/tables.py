@@ -169,7 +169,7 @@ def _remarks(results: Mapping[str, Any]) -> list[str]:
     if any(row["paper"] for row in results["rows"].values()):
         lines.append(
             "- The paper's numbers are those of its Table 1, of networks of width 64 trained by "
-            "its own recipe on images of its own size and split."
+            "its own recipe on images of its own size and split; docs/paper.md lists what differs."
         )
     lines.append(
         "- Minutes are those of the updates, their compilation included, evaluations left out."
