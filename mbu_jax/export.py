@@ -58,8 +58,8 @@ def export(
       The program.
 
     Raises:
-      InputError: for images that the network cannot take, an engine that cannot be exported, or
-        where something is missing to compile for the platform.
+      InputError: for what is no packed network, images that it cannot take, an engine that cannot
+        be exported, or where something is missing to compile for the platform.
 
     Example:
       >>> from mbu_jax.packing import unet_template

@@ -15,7 +15,7 @@ from mbu_jax.errors import InputError
 from mbu_jax.inference import infer
 from mbu_jax.ops.gpu import target
 from mbu_jax.ops.operation import check_platform, default_platform, known_platform
-from mbu_jax.packing import PackedUNet
+from mbu_jax.packing import PackedUNet, check_packed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,8 +101,8 @@ def prepare(
       A function of images.
 
     Raises:
-      InputError: for images that the network cannot take, or an engine that is unknown or cannot
-        run there.
+      InputError: for what is no packed network, images that it cannot take, or an engine that is
+        unknown or cannot run there.
 
     Example:
       >>> from flax import nnx
@@ -113,6 +113,7 @@ def prepare(
       >>> bool((segment(images) == infer(params, images)).all())
       True
     """
+    check_packed(params)
     here = default_platform()
     if platform is None:
         platform = here if compute_capability is None else "cuda"

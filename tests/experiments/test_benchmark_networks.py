@@ -88,6 +88,9 @@ def test_packed_files_take_the_place_of_random_networks(tmp_path: Path) -> None:
     save_packed(tmp_path / "wide", random_packed(UNetConfig.preset("binary", width=5)))
     with pytest.raises(InputError, match="differ in width"):
         Networks(NetworkOptions(packed=(tmp_path / "one", tmp_path / "wide")))
+    RunDirectory(tmp_path / "begun").create_or_resume({})
+    with pytest.raises(InputError, match=r"has no model\.safetensors yet; finish its training"):
+        Networks(NetworkOptions(packed=(tmp_path / "begun",)))
 
 
 def fails_if_timed(monkeypatch: pytest.MonkeyPatch) -> None:
