@@ -141,7 +141,8 @@ def chosen_engine(
             raise InputError(
                 f"kernels for cuda cannot be compiled: {missing}; or export implementation xla"
             )
-        if engine is not None:
+        # On a GPU `bitsliced` is no engine of this operation, but of one on planes.
+        if engine is not None and (platform, engine) != ("cuda", "bitsliced"):
             CONV3X3.choose(platform, engine)  # refuses an unknown one
     return engine
 

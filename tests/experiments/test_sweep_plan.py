@@ -162,7 +162,7 @@ def test_a_part_of_all_networks_has_no_values():
     sweep = chosen_sweep(SweepOptions(scale="smoke", members=20))
     rows = scored_rows(sweep, lambda mask, _: sum(mask) / 24)
     assert shapley_values(sweep, rows) is None
-    ordered = cost_ordered(configurations(rows))
+    ordered = cost_ordered(rows)
     assert [row["masked_layers"] for row in ordered] == list(range(13))
     assert ordered[2]["masked"] == "000000001010"  # up_ct3 and up_ct4
 
