@@ -12,6 +12,7 @@ from jax._src import config
 from jax.typing import DTypeLike
 
 from mbu_jax.errors import InputError
+from mbu_jax.ops.bitsliced import pixels
 from mbu_jax.ops.conv3x3.primitive import OPERATION as CONV3X3
 from mbu_jax.ops.gpu import target
 from mbu_jax.ops.operation import check_implementation, check_platform
@@ -141,9 +142,9 @@ def chosen_engine(
             raise InputError(
                 f"kernels for cuda cannot be compiled: {missing}; or export implementation xla"
             )
-        # On a GPU `bitsliced` is no engine of this operation, but of one on planes.
-        if engine is not None and (platform, engine) != ("cuda", "bitsliced"):
-            CONV3X3.choose(platform, engine)  # refuses an unknown one
+        if engine is not None:
+            operation = pixels.CONV if engine == "bitsliced" else CONV3X3
+            operation.choose(platform, engine)  # refuses an unknown one
     return engine
 
 
