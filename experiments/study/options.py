@@ -24,7 +24,11 @@ class StudyOptions:
     """Where prepared datasets are kept; by default where TFDS keeps its own."""
 
     seeds: int | None = None
-    """Seeds of every row, from 0; by default 3, at smoke 1."""
+    """How many seeds of every row; by default 3, at smoke 1."""
+
+    first_seed: int = 0
+    """The first of them; the others follow it. Machines can share the seeds of a study so: a report
+    keeps the scores of runs that lie elsewhere."""
 
     rows: tuple[str, ...] = ()
     """Rows to train, and those that they start from; by default all. The report has every run that
@@ -52,3 +56,5 @@ class StudyOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; give a number of at least 1")
+        if self.first_seed < 0:
+            raise InputError(f"first_seed is {self.first_seed}; give a number of at least 0")

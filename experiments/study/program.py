@@ -32,7 +32,7 @@ def run_study(study: Study, options: StudyOptions) -> None:
       InputError: for options, data or folders that cannot be used.
     """
     scale = chosen_scale(options)
-    wanted = chosen(plan(study.rows(scale), scale, options), options.rows)
+    wanted = chosen(plan(study.rows(scale), scale, options), options.rows, options.first_seed)
     if options.dry_run:
         print(_listing(wanted))
         return

@@ -1,5 +1,6 @@
 """A study's results: everything raw as JSON, from which the table and the figure are made."""
 
+import itertools
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -234,7 +235,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _commands(
     study: Study, options: StudyOptions, rows: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    """How to get these results, of which some rows may have more seeds than others.
+    """How to get these results, of which some seeds may have fewer rows than others.
 
     Where the data lie is another's matter.
     """
@@ -246,13 +247,17 @@ def _commands(
         end += f" --rounds {options.rounds}"
     if options.data_dir is not None:
         end += " --data-dir DIR"
-    of_row = {
-        name: max((run["seed"] + 1 for run in finished_runs(row)), default=0)
-        for name, row in rows.items()
+    seeds = sorted({run["seed"] for row in rows.values() for run in finished_runs(row)})
+    of_seed = {
+        seed: [name for name, row in rows.items() if seed in shared_seeds([row])] for seed in seeds
     }
     commands = []
-    for seeds in sorted(set(of_row.values()) - {0}):
-        chosen_rows = [name for name in of_row if of_row[name] >= seeds]
-        named = "" if len(chosen_rows) == len(of_row) else f" --rows {' '.join(chosen_rows)}"
-        commands.append(f"{start} --seeds {seeds}{end}{named}")
+    # Neighbouring seeds of the same rows are one command.
+    for (_, chosen_rows), group in itertools.groupby(
+        seeds, key=lambda seed: (seed - seeds.index(seed), of_seed[seed])
+    ):
+        first, *further = group
+        begun = f" --first-seed {first}" * (first > 0)
+        named = "" if len(chosen_rows) == len(rows) else f" --rows {' '.join(chosen_rows)}"
+        commands.append(f"{start} --seeds {1 + len(further)}{begun}{end}{named}")
     return commands

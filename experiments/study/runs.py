@@ -104,12 +104,13 @@ def plan(rows: Sequence[Row], scale: Scale, options: StudyOptions) -> list[Run]:
     return runs
 
 
-def chosen(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
+def chosen(runs: Sequence[Run], names: Sequence[str], first_seed: int = 0) -> list[Run]:
     """Choose the runs of some rows, and those that they need.
 
     Args:
       runs: all of them.
       names: of rows; none for all.
+      first_seed: leave out those of seeds before it.
 
     Returns:
       The runs to carry out, in order.
@@ -125,7 +126,7 @@ def chosen(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
     for run in reversed(runs):
         if run.row.name in wanted:
             wanted |= {needed.row.name for needed in run.needs}
-    return [run for run in runs if run.row.name in wanted]
+    return [run for run in runs if run.row.name in wanted and run.config.seed >= first_seed]
 
 
 def described(config: TrainConfig) -> dict[str, Any]:

@@ -132,19 +132,38 @@ def test_the_report_says_how_every_row_is_made_again(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run_command(monkeypatch, levels, "--seeds", "1")
-    _, folder = run_command(monkeypatch, levels, "--seeds", "2", "--rows", "binary")
-    made = set(trained)
-    results = json.loads((folder / program.RESULTS).read_text())
-    one, two = results["commands"]
-    assert one == "python -m experiments.levels --scale small --seeds 1"
-    assert two == (
-        "python -m experiments.levels --scale small --seeds 2 --rows full_precision binary"
+    run_command(monkeypatch, levels, "--seeds", "3", "--rows", "binary")
+    _, folder = run_command(
+        monkeypatch, levels, "--seeds", "1", "--first-seed", "5", "--rows", "binary"
     )
+    made = set(trained)
+    start = "python -m experiments.levels --scale small"
+    results = json.loads((folder / program.RESULTS).read_text())
+    assert results["commands"] == [
+        f"{start} --seeds 1",
+        f"{start} --seeds 2 --first-seed 1 --rows full_precision binary",
+        f"{start} --seeds 1 --first-seed 5 --rows full_precision binary",
+    ]
     trained.clear()
     shutil.rmtree("results")
     for line in results["commands"]:
         run_command(monkeypatch, levels, *line.split()[3:])
     assert set(trained) == made
+    assert len(trained) == len(made)  # none by two commands
+
+
+def test_machines_share_the_seeds_of_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_command(monkeypatch, levels, "--seeds", "2", "--rows", "binary")
+    shutil.rmtree("results/runs")  # they stay on the first machine
+    trained.clear()
+    arguments = ("--first-seed", "2", "--seeds", "2", "--rows", "binary")
+    code, folder = run_command(monkeypatch, levels, *arguments)
+    assert code == 0
+    assert seeds_of(folder, "binary") == [0, 1, 2, 3]
+    assert trained == [f"{row}-{s}" for s in (2, 3) for row in ("full_precision", "binary")]
 
 
 def test_files_that_are_no_report_are_left_alone(

@@ -89,6 +89,7 @@ def test_rows_bring_what_they_start_from() -> None:
             "rows names 'resnet'; choose from full_precision, full_precision_further",
         ),
         (["--seeds", "0"], "seeds is 0; give a number of at least 1"),
+        (["--first-seed", "-1"], "first_seed is -1; give a number of at least 0"),
         (["--rounds", "0"], "rounds is 0"),
         (["--scale", "huge"], "huge"),
         (["--dataset", "moon"], "moon"),
