@@ -15,7 +15,7 @@ from experiments import command
 from experiments.study import figures
 from experiments.study.options import StudyOptions
 from experiments.study.program import run_study
-from experiments.study.report import milliseconds, shared_seeds
+from experiments.study.report import shared_seeds
 from experiments.study.rows import Row, Study, full_precision_row, masked_row
 from experiments.study.scales import Scale
 
@@ -50,7 +50,7 @@ def rows(scale: Scale) -> list[Row]:
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Draw each score over images a second, the number of masked layers beside the points.
+    """Draw each score over the relative speed, the number of masked layers beside the points.
 
     Args:
       results: of the study.
@@ -63,9 +63,11 @@ def draw(results: dict[str, Any], path: Path) -> None:
         [*ends.values(), *(row for name in _SERIES for row in groups.get(name, {}).values())]
     )
 
-    def speed(name: str, _: Any) -> float | None:
-        time = milliseconds(results, name)
-        return None if time is None else 1000 / time
+    time_of = figures.relative_time_of(results)
+
+    def speed(name: str, row: Any) -> float | None:
+        time = time_of(name, row)
+        return None if time is None else 1 / time
 
     made, panels = figures.figure(len(figures.TITLES))
     for axes, score in zip(panels, figures.TITLES, strict=True):
@@ -88,8 +90,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
                 names=lambda row: f"{row['x']:g}",
             )
         figures.draw_frontier(axes, points, to_the_right=True)
-        size = results["latency"]["size"] if results["latency"] else ""
-        figures.finish(axes, f"images of {size}x{size} a second, packed, first seed", score)
+        figures.finish(axes, figures.time_label(results, "speed on"), score)
         figures.draw_full_precision(axes, results, score)
     figures.save(made, results, path)
 

@@ -107,21 +107,22 @@ def relative_time_of(results: Mapping[str, Any]) -> Callable[[str, Mapping[str, 
     return lambda name, _: relative_time(results, name)
 
 
-def time_label(results: Mapping[str, Any]) -> str:
+def time_label(results: Mapping[str, Any], quantity: str = "time for") -> str:
     """Say what lies where `relative_time_of` places rows.
 
     Args:
       results: of the study.
+      quantity: what stands before the image, where it is not the time itself.
 
     Returns:
       For the axis.
     """
     latency = results["latency"]
     if not latency or not latency["rows"]:
-        return "time, packed"
+        return f"{quantity} an image, packed"
     label = results["rows"][compared_row(results)]["label"]
     size = latency["size"]
-    return f"time for an image of {size}x{size}, packed, first seed\n({label}: 1)"
+    return f"{quantity} an image of {size}x{size}, packed, first seed\n({label}: 1)"
 
 
 def density_of(_: str, row: Mapping[str, Any]) -> float | None:

@@ -109,6 +109,13 @@ def test_figures_show_times_as_ratios(tmp_path: Path, monkeypatch: pytest.Monkey
     times, _ = drawn_figure(monkeypatch, "levels", results, tmp_path).axes
     assert times.get_xlabel().endswith("(Binary, 1-bit activations: 1)")
     assert first_points(times)[0, 0] == 1
+    results = results_of("pareto", tmp_path / "runs", seeds=1)
+    speeds, *_ = drawn_figure(monkeypatch, "pareto", results, tmp_path).axes
+    assert speeds.get_xlabel().startswith("speed on an image of 512x512")
+    binary, *_, masked = first_points(speeds)
+    rows = results["latency"]["rows"]
+    assert binary[0] == 1
+    assert masked[0] == pytest.approx(rows["binary"]["median"] / rows["all_masked"]["median"])
 
 
 def first_points(axes: Axes) -> np.ndarray:
