@@ -135,6 +135,8 @@ class Trainer:
         )
         self._batches = self._train_batches()
         self._meter = EpochMeter()
+        # By its update, so that the best weights need not be scored again where they are the last.
+        self._validated: dict[int, SegmentationScores] = {}
 
     def fit(self) -> dict[str, Any]:
         """Train to the end, resuming if there is something to resume.
@@ -248,7 +250,9 @@ class Trainer:
             )
             stats = self._evaluator.recalibrated_stats(params, batches)
             self.state = dataclasses.replace(self.state, stats=stats)
-        return self._scores(params, self.state.stats).result()
+        scores = self._scores(params, self.state.stats)
+        self._validated = {self.step: scores}
+        return scores.result()
 
     def _record(
         self, recorder: Recorder | None, epoch: int, speed: float, scores: dict[str, Any] | None
@@ -275,7 +279,8 @@ class Trainer:
     def _report(self) -> dict[str, Any]:
         """Score the best checkpoint, write eval.json and the pictures."""
         network, params, stats, step = load_run(self.run.path, "best")
-        scores = self._scores(params, stats)
+        if (scores := self._validated.get(step)) is None:
+            scores = self._scores(params, stats)
         if self.leads:
             write_report(
                 self.run.evaluation,

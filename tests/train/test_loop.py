@@ -22,7 +22,7 @@ from mbu_jax.train.config import ModelOptions
 from mbu_jax.train.loop import Trainer, TrainingDiverged
 from mbu_jax.train.recorder import read_metrics
 from mbu_jax.train.subset import FirstImages
-from tests.train.stand_ins import DATA, Interrupted, Small, digest, saved, tiny
+from tests.train.stand_ins import DATA, Evaluator, Interrupted, Small, digest, saved, tiny
 
 ARGUMENTS = [
     "--train-images",
@@ -210,6 +210,31 @@ def test_a_finished_run_trains_no_more(tmp_path, updates):
     updates.stop_at = 6
     assert Trainer(config).fit() == first
     assert len(updates.batches) == 5
+
+
+@pytest.mark.parametrize("best", [5, 3])
+def test_the_best_weights_are_scored_again_unless_they_are_the_last(
+    tmp_path, updates, monkeypatch, best
+):
+    scored = []
+
+    class Counting(Evaluator):
+        def scores(self, params, stats, batches):
+            step = int(np.asarray(params["head"]["bias"])[0])
+            scored.append(step)
+            return super().scores({"head": {"bias": [100 - abs(step - best)]}}, stats, batches)
+
+    monkeypatch.setattr(loop, "Evaluator", Counting)
+    config = tiny(tmp_path / "run", eval_every=1)
+    first = Trainer(config).fit()
+    assert scored == [3, 5] + [3] * (best == 3)
+    report = json.loads((tmp_path / "run" / "eval.json").read_text())
+    assert report["step"] == best
+
+    scored.clear()
+    assert Trainer(config).fit() == first
+    assert scored == [best]
+    assert json.loads((tmp_path / "run" / "eval.json").read_text()) == report
 
 
 def test_another_configuration_is_refused(tmp_path, updates, monkeypatch, capsys):
