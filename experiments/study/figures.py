@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments.png import save_png
-from experiments.study.report import compared_row, finished_runs, relative_time
+from experiments.study.report import compared_row, finished_runs, relative_time, timed_seeds
 from experiments.study.rows import FULL_PRECISION
 
 TITLES = {"dice": "Dice", "iou": "IoU", "f1": "F1"}
@@ -122,7 +122,7 @@ def time_label(results: Mapping[str, Any], quantity: str = "time for") -> str:
         return f"{quantity} an image, packed"
     label = results["rows"][compared_row(results)]["label"]
     size = latency["size"]
-    return f"{quantity} an image of {size}x{size}, packed, first seed\n({label}: 1)"
+    return f"{quantity} an image of {size}x{size}, packed, {timed_seeds(results)}\n({label}: 1)"
 
 
 def density_of(_: str, row: Mapping[str, Any]) -> float | None:

@@ -223,6 +223,23 @@ def compared_row(results: Mapping[str, Any]) -> str:
     return BINARY.name if BINARY.name in timed else next(iter(timed))
 
 
+def timed_seeds(results: Mapping[str, Any]) -> str:
+    """Say of which seeds the packed networks are that were timed, the first ones at hand then.
+
+    Args:
+      results: of a study, some of whose rows are timed.
+
+    Returns:
+      Such as ``seed 0`` or ``seeds 0, 3``.
+    """
+    rows = results["rows"]
+    timed = {(name, row["run"]) for name, row in results["latency"]["rows"].items()}
+    seeds = {
+        run["seed"] for name in rows for run in rows[name]["runs"] if (name, run["run"]) in timed
+    }
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))

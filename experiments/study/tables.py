@@ -12,6 +12,7 @@ from experiments.study.report import (
     relative_time,
     score_differences,
     spread,
+    timed_seeds,
 )
 from experiments.timing import machine_text
 
@@ -52,10 +53,11 @@ def _heading(results: Mapping[str, Any]) -> list[str]:
     if latency is not None and latency["rows"]:
         engines = {engine for row in latency["rows"].values() for engine in row["engines"]}
         lines.append(
-            f"Packed networks of the first seed timed on {machine_text(latency['machine'])}, "
-            f"engine {' and '.join(sorted(engines))} (bitsliced with {latency['instructions']}), "
-            f"one image of {latency['size']}x{latency['size']}: medians of {latency['rounds']} "
-            f"interleaved rounds; and of the ratio, in each round, to the time of "
+            f"Packed networks of {timed_seeds(results)} timed on "
+            f"{machine_text(latency['machine'])}, engine {' and '.join(sorted(engines))} "
+            f"(bitsliced with {latency['instructions']}), one image of "
+            f"{latency['size']}x{latency['size']}: medians of {latency['rounds']} interleaved "
+            "rounds; and of the ratio, in each round, to the time of "
             f"{results['rows'][compared_row(results)]['label']}.{_load(latency)}"
         )
     if results["validation_images"] is not None:

@@ -104,6 +104,28 @@ def test_the_table_tells_the_load_that_times_were_taken_under(tmp_path: Path) ->
     assert "Load average 0.1 before, 1.88 threads busy while timing." in table(results)
 
 
+def test_reports_tell_which_seeds_were_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = results_of("levels", tmp_path / "runs", seeds=2)
+    assert "Packed networks of seed 0 timed on" in table(results)
+    assert (
+        "packed, seed 0\n"
+        in drawn_figure(monkeypatch, "levels", results, tmp_path).axes[0].get_xlabel()
+    )
+    # Those of the first seed lie elsewhere.
+    rows = results["latency"]["rows"]
+    rows["binary"]["run"] = results["rows"]["binary"]["runs"][1]["run"]
+    assert "Packed networks of seeds 0, 1 timed on" in table(results)
+    for name, row in rows.items():
+        row["run"] = results["rows"][name]["runs"][1]["run"]
+    assert "Packed networks of seed 1 timed on" in table(results)
+    assert (
+        "packed, seed 1\n"
+        in drawn_figure(monkeypatch, "levels", results, tmp_path).axes[0].get_xlabel()
+    )
+
+
 def test_figures_show_times_as_ratios(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = results_of("levels", tmp_path / "runs", seeds=1)
     times, _ = drawn_figure(monkeypatch, "levels", results, tmp_path).axes
