@@ -1,6 +1,5 @@
 """From a study's command line to its results, table and figure."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ def run_study(study: Study, options: StudyOptions) -> None:
       InputError: for options, data or folders that cannot be used.
     """
     scale = chosen_scale(options)
-    wanted = chosen(plan(study.rows(scale), scale, options), options.rows, options.first_seed)
+    wanted = chosen(plan(study.rows(scale), scale, options), options.rows)
     if options.dry_run:
         print(_listing(wanted))
         return
@@ -86,8 +85,7 @@ def _known(
     else:
         _check_same(earlier, study, scale, folder)
     # The report keeps further seeds that another command trained.
-    seeds = max(scale.seeds, _seeds(earlier))
-    return earlier, plan(study.rows(scale), dataclasses.replace(scale, seeds=seeds), options)
+    return earlier, plan(study.rows(scale), scale, options, _seeds(earlier))
 
 
 def _check_same(earlier: dict[str, Any], study: Study, scale: Scale, folder: Path) -> None:
@@ -101,10 +99,9 @@ def _check_same(earlier: dict[str, Any], study: Study, scale: Scale, folder: Pat
         )
 
 
-def _seeds(earlier: dict[str, Any] | None) -> int:
+def _seeds(earlier: dict[str, Any] | None) -> set[int]:
     rows = {} if earlier is None else earlier["rows"]
-    found = [run["seed"] + 1 for row in rows.values() for run in finished_runs(row)]
-    return max(found, default=0)
+    return {run["seed"] for row in rows.values() for run in finished_runs(row)}
 
 
 def _first_finished(runs: list[Run]) -> dict[str, Run]:

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +70,16 @@ class Run:
         return f"{done:g} of {self.config.epochs} epochs done"
 
 
-def plan(rows: Sequence[Row], scale: Scale, options: StudyOptions) -> list[Run]:
+def plan(
+    rows: Sequence[Row], scale: Scale, options: StudyOptions, further: Collection[int] = ()
+) -> list[Run]:
     """List all runs: every row with the first seed, then with the next.
 
     Args:
       rows: of the study.
       scale: its size.
-      options: where runs are kept.
+      options: where runs are kept, and which seed is the first.
+      further: seeds beside those that the options ask for.
 
     Returns:
       The runs, each after those that it needs.
@@ -86,7 +89,8 @@ def plan(rows: Sequence[Row], scale: Scale, options: StudyOptions) -> list[Run]:
     """
     folder = options.runs / f"{scale.config.dataset}-{scale.name}"
     runs: list[Run] = []
-    for seed in range(scale.seeds):
+    asked = range(options.first_seed, options.first_seed + scale.seeds)
+    for seed in sorted({*asked, *further}):
         of_seed: dict[str, Run] = {}
         for row in started(rows, scale):
             needed = {
@@ -104,13 +108,12 @@ def plan(rows: Sequence[Row], scale: Scale, options: StudyOptions) -> list[Run]:
     return runs
 
 
-def chosen(runs: Sequence[Run], names: Sequence[str], first_seed: int = 0) -> list[Run]:
+def chosen(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
     """Choose the runs of some rows, and those that they need.
 
     Args:
       runs: all of them.
       names: of rows; none for all.
-      first_seed: leave out those of seeds before it.
 
     Returns:
       The runs to carry out, in order.
@@ -126,7 +129,7 @@ def chosen(runs: Sequence[Run], names: Sequence[str], first_seed: int = 0) -> li
     for run in reversed(runs):
         if run.row.name in wanted:
             wanted |= {needed.row.name for needed in run.needs}
-    return [run for run in runs if run.row.name in wanted and run.config.seed >= first_seed]
+    return [run for run in runs if run.row.name in wanted]
 
 
 def described(config: TrainConfig) -> dict[str, Any]:

@@ -156,6 +156,6 @@ def chosen_scale(options: StudyOptions) -> Scale:
     return dataclasses.replace(
         scale,
         config=config,
-        seeds=options.first_seed + (options.seeds or scale.seeds),
+        seeds=options.seeds or scale.seeds,
         rounds=options.rounds or scale.rounds,
     )

@@ -144,6 +144,8 @@ def test_the_report_says_how_every_row_is_made_again(
         f"{start} --seeds 2 --first-seed 1 --rows full_precision binary",
         f"{start} --seeds 1 --first-seed 5 --rows full_precision binary",
     ]
+    # Seeds that nobody asked for are no runs that are missing.
+    assert [run["seed"] for run in results["rows"]["all_masked"]["runs"]] == [0, 1, 2, 5]
     trained.clear()
     shutil.rmtree("results")
     for line in results["commands"]:
