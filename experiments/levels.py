@@ -15,7 +15,6 @@ from experiments import command
 from experiments.study import figures
 from experiments.study.options import StudyOptions
 from experiments.study.program import run_study
-from experiments.study.report import shared_seeds
 from experiments.study.rows import (
     ALL_MASKED,
     BINARY,
@@ -67,37 +66,37 @@ def draw(results: dict[str, Any], path: Path) -> None:
     """
     made, (times, bits) = figures.figure(2)
     points = []
-    best = figures.best_score(results, "dice")
+    upwards = figures.score_label(results, "dice")
     groups = figures.series(results)
     groups.pop("", None)  # full precision
     for (name, group), colour in zip(groups.items(), figures.COLOURS, strict=False):
         figures.scatter(
             bits,
+            results,
             group,
             lambda _, row: row["x"],
             "dice",
             colour=colour,
             label=WEIGHTS[name],
-            best=best,
-            line=shared_seeds(group.values()),
+            line=True,
         )
         for key, row in group.items():
             points += figures.scatter(
                 times,
+                results,
                 {key: row},
                 figures.relative_time_of(results),
                 "dice",
                 colour=colour,
                 label=row["label"],
-                best=best,
                 marker=_MARKERS[int(row["x"])],
             )
     figures.draw_frontier(times, points)
     times.set_xlim(left=0)
-    figures.finish(times, figures.time_label(results), "dice")
+    figures.finish(times, figures.time_label(results), upwards)
     bits.set_xticks([1, 2])
     bits.set_xlim(0.7, 2.3)
-    figures.finish(bits, "bits of the activations", "dice")
+    figures.finish(bits, "bits of the activations", upwards)
     for axes in (times, bits):
         figures.draw_full_precision(axes, results, "dice")
     figures.save(made, results, path)
