@@ -16,6 +16,7 @@ from experiments import command
 from experiments.study import figures
 from experiments.study.options import StudyOptions
 from experiments.study.program import run_study
+from experiments.study.report import shared_seeds
 from experiments.study.rows import BINARY, Row, Study, full_precision_row, network
 from experiments.study.scales import Scale
 from mbu_jax.architecture import LAYER_NAMES
@@ -70,25 +71,25 @@ def draw(results: dict[str, Any], path: Path) -> None:
     """
     groups = figures.series(results)
     binary = groups.get("binary", {})
-    upwards = figures.score_label(results, "dice")
+    best = figures.best_score(results, "dice")
     made, panels = figures.figure(len(GROUPS), height=3.8, width=3.4, one_scale=True)
     for axes, group, colour in zip(panels, GROUPS, figures.COLOURS, strict=False):
         shown = binary | groups.get(group, {})
         figures.scatter(
             axes,
-            results,
             shown,
             lambda _, row: row["x"],
             "dice",
             colour=colour,
             label=group,
-            line=True,
+            best=best,
+            line=shared_seeds(shown.values()),
         )
         axes.set_xscale("log", base=2)
         axes.set_xlim(0.8, 10)
         axes.set_xticks([1, *PRECISIONS.values()], ["1", "masked", "4", "8"])
         axes.set_title(group)
-        figures.finish(axes, "bits of the weights", upwards if axes is panels[0] else None)
+        figures.finish(axes, "bits of the weights", "dice" if axes is panels[0] else None)
         figures.draw_full_precision(axes, results, "dice")
     figures.save(made, results, path)
 

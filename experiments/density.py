@@ -82,13 +82,13 @@ def draw(results: dict[str, Any], path: Path) -> None:
     made, (densities, times, both) = figures.figure(3)
     time_of = figures.relative_time_of(results)
     points = []
-    upwards = figures.score_label(results, "dice")
+    best = figures.best_score(results, "dice")
     groups = figures.series(results)
     groups.pop("", None)  # full precision
     for (name, group), colour in zip(groups.items(), figures.COLOURS, strict=False):
-        style: dict[str, Any] = {"colour": colour, "label": _SERIES[name]}
-        figures.scatter(densities, results, group, figures.density_of, "dice", **style)
-        points += figures.scatter(times, results, group, time_of, "dice", **style)
+        style: dict[str, Any] = {"colour": colour, "label": _SERIES[name], "best": best}
+        figures.scatter(densities, group, figures.density_of, "dice", **style)
+        points += figures.scatter(times, group, time_of, "dice", **style)
         pairs = [(_timed_density(results, key), time_of(key, row)) for key, row in group.items()]
         measured = [pair for pair in pairs if None not in pair]
         if measured:
@@ -101,8 +101,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
     times.set_xlim(left=0)
     both.set_ylim(bottom=0)
     both.set_ylabel(figures.time_label(results))
-    figures.finish(densities, "non-zero weights, per cent", upwards)
-    figures.finish(times, figures.time_label(results), upwards)
+    figures.finish(densities, "non-zero weights, per cent", "dice")
+    figures.finish(times, figures.time_label(results), "dice")
     figures.finish(both, "non-zero weights, per cent")
     for axes in (densities, times):
         figures.draw_full_precision(axes, results, "dice")

@@ -15,6 +15,7 @@ from experiments import command
 from experiments.study import figures
 from experiments.study.options import StudyOptions
 from experiments.study.program import run_study
+from experiments.study.report import shared_seeds
 from experiments.study.rows import (
     ALL_MASKED,
     BINARY,
@@ -66,37 +67,37 @@ def draw(results: dict[str, Any], path: Path) -> None:
     """
     made, (times, bits) = figures.figure(2)
     points = []
-    upwards = figures.score_label(results, "dice")
+    best = figures.best_score(results, "dice")
     groups = figures.series(results)
     groups.pop("", None)  # full precision
     for (name, group), colour in zip(groups.items(), figures.COLOURS, strict=False):
         figures.scatter(
             bits,
-            results,
             group,
             lambda _, row: row["x"],
             "dice",
             colour=colour,
             label=WEIGHTS[name],
-            line=True,
+            best=best,
+            line=shared_seeds(group.values()),
         )
         for key, row in group.items():
             points += figures.scatter(
                 times,
-                results,
                 {key: row},
                 figures.relative_time_of(results),
                 "dice",
                 colour=colour,
                 label=row["label"],
+                best=best,
                 marker=_MARKERS[int(row["x"])],
             )
     figures.draw_frontier(times, points)
     times.set_xlim(left=0)
-    figures.finish(times, figures.time_label(results), upwards)
+    figures.finish(times, figures.time_label(results), "dice")
     bits.set_xticks([1, 2])
     bits.set_xlim(0.7, 2.3)
-    figures.finish(bits, "bits of the activations", upwards)
+    figures.finish(bits, "bits of the activations", "dice")
     for axes in (times, bits):
         figures.draw_full_precision(axes, results, "dice")
     figures.save(made, results, path)

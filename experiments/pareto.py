@@ -15,6 +15,7 @@ from experiments import command
 from experiments.study import figures
 from experiments.study.options import StudyOptions
 from experiments.study.program import run_study
+from experiments.study.report import shared_seeds
 from experiments.study.rows import Row, Study, full_precision_row, masked_row
 from experiments.study.scales import Scale
 
@@ -57,6 +58,11 @@ def draw(results: dict[str, Any], path: Path) -> None:
     """
     groups = figures.series(results)
     ends = groups.pop(_ENDS, {})
+    # Of both lines together, since the frontier compares their points.
+    seeds = shared_seeds(
+        [*ends.values(), *(row for name in _SERIES for row in groups.get(name, {}).values())]
+    )
+
     time_of = figures.relative_time_of(results)
 
     def speed(name: str, row: Any) -> float | None:
@@ -66,6 +72,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     made, panels = figures.figure(len(figures.TITLES))
     for axes, score in zip(panels, figures.TITLES, strict=True):
         points = []
+        best = figures.best_score(results, score)
         for (name, label), colour in zip(_SERIES.items(), figures.COLOURS, strict=False):
             if groups and name not in groups:
                 continue  # the ends alone would look like a line of it
@@ -73,18 +80,17 @@ def draw(results: dict[str, Any], path: Path) -> None:
             ordered = dict(sorted(shown.items(), key=lambda item: item[1]["x"]))
             points += figures.scatter(
                 axes,
-                results,
                 ordered,
                 speed,
                 score,
                 colour=colour,
                 label=label,
-                line=True,
+                best=best,
+                line=seeds,
                 names=lambda row: f"{row['x']:g}",
             )
         figures.draw_frontier(axes, points, to_the_right=True)
-        upwards = figures.score_label(results, score)
-        figures.finish(axes, figures.time_label(results, "speed on"), upwards)
+        figures.finish(axes, figures.time_label(results, "speed on"), score)
         figures.draw_full_precision(axes, results, score)
     figures.save(made, results, path)
 

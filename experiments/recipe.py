@@ -17,7 +17,6 @@ from experiments import command
 from experiments.study import figures
 from experiments.study.options import StudyOptions
 from experiments.study.program import run_study
-from experiments.study.report import reference_row, score_differences
 from experiments.study.rows import Row, Study, best_row, full_precision_row, further_row, network
 from experiments.study.scales import Scale
 from mbu_jax.data.augment import NO_AUGMENTATION, AugmentOptions
@@ -109,7 +108,7 @@ def rows(scale: Scale) -> list[Row]:
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Draw how much Dice every row gains, each seed a dot, with full precision as a line.
+    """Draw Dice of every row, each seed a dot, with full precision as a line.
 
     Args:
       results: of the study.
@@ -122,26 +121,20 @@ def draw(results: dict[str, Any], path: Path) -> None:
     made, panels = figures.figure(len(groups), height=1.6 + 0.33 * longest, width=5.4)
     panels[1].sharex(panels[0])
     for axes, (series, group) in zip(panels, groups.items(), strict=True):
-        start = next((reference_row(results, name) for name in group), None)
-        for place, name in enumerate(group):
-            values = score_differences(results, name, "dice")
+        for place, row in enumerate(group.values()):
+            values = figures.scores(row, "dice")
             axes.plot(values, [place] * len(values), "o", color=figures.COLOURS[0], alpha=0.6)
-            if values:
-                axes.plot(np.mean(values), place, "|", color="black", markersize=14)
-        for (name, row), style in zip(floating.items(), ("-", "--"), strict=False):
-            if values := score_differences(results, name, "dice", start):
-                mean = float(np.mean(values))
-                axes.axvline(mean, color=figures.COLOURS[1], linestyle=style, label=row["label"])
+            axes.plot(np.mean(values), place, "|", color="black", markersize=14)
+        for row, style in zip(floating.values(), ("-", "--"), strict=False):
+            mean = float(np.mean(figures.scores(row, "dice")))
+            axes.axvline(mean, color=figures.COLOURS[1], linestyle=style, label=row["label"])
         labels = [row["label"].partition(": ")[2] for row in group.values()]
         axes.set_yticks(range(len(group)), labels)
         axes.set_ylim(max(1, len(group)) - 0.5, -0.5)
         axes.set_title(series)
         axes.grid(axis="x", alpha=0.3)
         axes.set_axisbelow(True)
-        axes.locator_params(axis="x", nbins=6)
-        axes.set_xlabel(
-            'Dice minus that of "from full precision"\nof the same seed (dots; bar: their mean)'
-        )
+        axes.set_xlabel("Dice; dots: seeds, bar: their mean")
     figures.save(made, results, path)
 
 

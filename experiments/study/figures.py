@@ -1,6 +1,6 @@
 """What the figures of the studies have in common."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments.png import save_png
-from experiments.study.report import (
-    compared_row,
-    finished_runs,
-    relative_time,
-    score_differences,
-    timed_seeds,
-)
-from experiments.study.rows import BINARY, FULL_PRECISION
+from experiments.study.report import compared_row, finished_runs, relative_time, timed_seeds
+from experiments.study.rows import FULL_PRECISION
 
 TITLES = {"dice": "Dice", "iou": "IoU", "f1": "F1"}
 # The palette of Okabe and Ito, told apart under every common colour blindness.
@@ -69,17 +63,35 @@ def save(made: Figure, results: Mapping[str, Any], path: Path) -> None:
     save_png(made, path)
 
 
-def scores(row: Mapping[str, Any], score: str) -> list[float]:
+def scores(row: Mapping[str, Any], score: str, seeds: Collection[int] = ()) -> list[float]:
     """List a score of every finished run.
 
     Args:
       row: of the results.
       score: its name.
+      seeds: to leave out all others, or none for every seed.
 
     Returns:
       One number a seed.
     """
-    return [run["scores"][score] for run in finished_runs(row)]
+    runs = finished_runs(row)
+    return [run["scores"][score] for run in runs if not seeds or run["seed"] in seeds]
+
+
+def best_score(results: Mapping[str, Any], score: str) -> float:
+    """Find what rows have to reach half of not to count as collapsed.
+
+    Args:
+      results: of the study.
+      score: its name.
+
+    Returns:
+      The best mean of all rows but full precision, which is no point in these figures; 0 where
+      nothing is finished.
+    """
+    rows = results["rows"].items()
+    found = [scores(row, score) for name, row in rows if name != FULL_PRECISION]
+    return max((float(np.mean(values)) for values in found if values), default=0.0)
 
 
 def relative_time_of(results: Mapping[str, Any]) -> Callable[[str, Mapping[str, Any]], Any]:
@@ -145,34 +157,34 @@ def series(results: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]
 
 def scatter(
     axes: Axes,
-    results: Mapping[str, Any],
     rows: Mapping[str, Mapping[str, Any]],
     place: Callable[[str, Mapping[str, Any]], float | None],
     score: str,
     *,
     colour: str,
     label: str,
+    best: float,
     marker: str = "o",
-    line: bool = False,
+    line: Collection[int] = (),
     names: Callable[[Mapping[str, Any]], str] | None = None,
 ) -> list[tuple[float, float]]:
-    """Draw rows as points: how much they score above the binary network of the same seed.
+    """Draw rows as points: a score's mean over seeds, a bar from the lowest seed to the highest.
 
-    Seeds differ by more than most rows do, and not every row has them all: differences of the same
-    seed compare rows of different seeds. A point is their mean, a bar reaches from the lowest to
-    the highest; a row of one seed has none. A row that has collapsed, to less than 3/4 of the best
-    score, is an arrow on the lower edge with its score, since to scale it would flatten all others.
+    A row of one seed has no bar. A row that has collapsed, to less than half of the best, is an
+    arrow on the lower edge with its score, since drawn to scale it would flatten all others.
 
     Args:
       axes: the panel.
-      results: of the study, which has the binary network.
-      rows: those to draw, by name.
+      rows: by name.
       place: where a row lies from left to right, or None to leave it out.
       score: name of the score.
       colour: of points and line.
-      label: for the legend.
+      label: for the legend, which names the seeds of a line that leaves some out.
+      best: score of the figure's best row, from `best_score`.
       marker: as Matplotlib has them.
-      line: whether the points are connected, in the rows' order.
+      line: seeds that all points of a line have, from `shared_seeds`: the points are connected in
+        the rows' order, and of these seeds alone, since a slope between different seeds is partly
+        theirs. With none the points are of all seeds and stand alone.
       names: what to write beside a point, or None.
 
     Returns:
@@ -180,19 +192,19 @@ def scatter(
     """
     points: list[tuple[float, float]] = []
     low, high = [], []
-    collapsed = 0.75 * _best_score(results, score)
+    if line and any(len(finished_runs(row)) > len(line) for row in rows.values()):
+        label += f", seed{'s' * (len(line) > 1)} {', '.join(map(str, sorted(line)))} only"
     for name, row in rows.items():
-        x, values = place(name, row), score_differences(results, name, score, BINARY.name)
+        x, values = place(name, row), scores(row, score, line)
         if x is None or not values:
             continue
-        reached = float(np.mean(scores(row, score)))
-        if reached < collapsed:
+        mean = float(np.mean(values))
+        if mean < best / 2:
             edge = axes.get_xaxis_transform()
             axes.plot(x, 0.02, "v", color=colour, markersize=5.5, transform=edge)
             style = {"xytext": (5, -2), "textcoords": "offset points", "fontsize": 7}
-            axes.annotate(f"{reached:.2f}", (x, 0.02), xycoords=edge, **style)
+            axes.annotate(f"{mean:.2f}", (x, 0.02), xycoords=edge, **style)
             continue
-        mean = float(np.mean(values))
         points.append((x, mean))
         alone = len(values) == 1
         # Of equal scores the mean may be off by a rounding, and Matplotlib refuses negative bars.
@@ -210,39 +222,17 @@ def scatter(
     return points
 
 
-def _best_score(results: Mapping[str, Any], score: str) -> float:
-    """The best mean of all rows but full precision, which is no point in these figures."""
-    rows = results["rows"].items()
-    found = [scores(row, score) for name, row in rows if name != FULL_PRECISION]
-    return max((float(np.mean(values)) for values in found if values), default=0.0)
-
-
 def draw_full_precision(axes: Axes, results: Mapping[str, Any], score: str) -> None:
-    """Draw the yardstick as a line, where it was trained, above the binary network as in `scatter`.
+    """Draw the yardstick as a line, where it was trained.
 
     Args:
       axes: the panel.
-      results: of the study, which has the binary network.
+      results: of the study.
       score: name of what lies upwards.
     """
-    if values := score_differences(results, FULL_PRECISION, score, BINARY.name):
-        label = results["rows"][FULL_PRECISION]["label"]
-        axes.axhline(float(np.mean(values)), color=GREY, linestyle="--", label=label)
-
-
-def score_label(results: Mapping[str, Any], score: str) -> str:
-    """Say what lies where `scatter` places rows upwards.
-
-    Args:
-      results: of the study, which has the binary network.
-      score: its name.
-
-    Returns:
-      For the axis.
-    """
-    values = scores(results["rows"][BINARY.name], score)
-    reached = f"binary: {np.mean(values):.3f}; " if values else ""
-    return f"{TITLES[score]} minus binary's, seed by seed\n({reached}bar: lowest to highest)"
+    row = results["rows"][FULL_PRECISION]
+    if values := scores(row, score):
+        axes.axhline(float(np.mean(values)), color=GREY, linestyle="--", label=row["label"])
 
 
 def draw_frontier(
@@ -283,17 +273,17 @@ def frontier(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, flo
             best = score
 
 
-def finish(axes: Axes, label: str, upwards: str | None = None) -> None:
+def finish(axes: Axes, label: str, score: str | None = None) -> None:
     """Label a panel.
 
     Args:
       axes: the panel.
       label: of what lies from left to right.
-      upwards: of what lies upwards, or None.
+      score: name of the score that lies upwards, or None.
     """
     axes.set_xlabel(label)
-    if upwards is not None:
-        axes.set_ylabel(upwards)
+    if score is not None:
+        axes.set_ylabel(f"{TITLES[score]} (mean; bar: lowest to highest seed)")
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     if not axes.get_legend_handles_labels()[0]:

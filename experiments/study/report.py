@@ -3,7 +3,7 @@
 import itertools
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,19 @@ def spread(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), deviation
 
 
+def shared_seeds(rows: Iterable[Mapping[str, Any]]) -> set[int]:
+    """Find the seeds over which rows compare.
+
+    Args:
+      rows: of ``results.json``.
+
+    Returns:
+      Those that every row has finished.
+    """
+    found = [{run["seed"] for run in finished_runs(row)} for row in rows]
+    return set.intersection(*found) if found else set()
+
+
 def reference_row(results: Mapping[str, Any], name: str) -> str | None:
     """Choose the row that a row's score is compared with.
 
@@ -144,21 +157,18 @@ def reference_row(results: Mapping[str, Any], name: str) -> str | None:
     return next((other for other in starts if rows[other]["series"] == series), None)
 
 
-def score_differences(
-    results: Mapping[str, Any], name: str, score: str, reference: str | None = None
-) -> list[float]:
-    """Compare a row's score with another's, seed by seed, so that what seeds do is in neither.
+def score_differences(results: Mapping[str, Any], name: str, score: str) -> list[float]:
+    """Compare a row's score with its reference's, seed by seed.
 
     Args:
       results: of a study.
       name: of the row.
       score: its name.
-      reference: name of the other row, or None for the row's own, `reference_row`.
 
     Returns:
       The differences of the seeds that both have finished; none without a reference.
     """
-    reference = reference or reference_row(results, name)
+    reference = reference_row(results, name)
     if reference is None:
         return []
     ours, theirs = (
@@ -256,12 +266,7 @@ def _commands(
         end += " --data-dir DIR"
     seeds = sorted({run["seed"] for row in rows.values() for run in finished_runs(row)})
     of_seed = {
-        seed: [
-            name
-            for name, row in rows.items()
-            if any(run["seed"] == seed for run in finished_runs(row))
-        ]
-        for seed in seeds
+        seed: [name for name, row in rows.items() if seed in shared_seeds([row])] for seed in seeds
     }
     commands = []
     # Neighbouring seeds of the same rows are one command.

@@ -19,9 +19,9 @@ SCORES = ("dice", "iou", "f1", "precision", "recall", "pooled_iou")
 
 
 def dice(run: Run) -> float:
-    """A score of the row's own, which grows with the seed, by a step of the row's own."""
+    """A score of the row's own, which grows a little with the seed."""
     place = zlib.crc32(run.row.name.encode()) % 99991
-    return round(0.7 + place / 1_000_000 + run.config.seed * (1 + place % 97) / 10_000, 6)
+    return round(0.7 + place / 1_000_000 + run.config.seed / 200, 6)
 
 
 def density(run: Run) -> float:

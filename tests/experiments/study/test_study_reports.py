@@ -293,18 +293,13 @@ def test_the_papers_table() -> None:
 
 def test_a_row_that_has_collapsed_flattens_no_other() -> None:
     _, (axes,) = figures.figure(1)
-    reached = {"binary": 0.75, "kept_2": 0.875, "kept_5": 0.01, "kept_10": 0.625, "kept_20": 0.71}
-    rows = {
-        name: {"runs": [{"seed": 0, "scores": {"dice": dice}}]} for name, dice in reached.items()
-    }
-    places = dict(zip(reached, range(5), strict=True))
-    style: dict[str, Any] = {"colour": "red", "label": "rows"}
-    points = figures.scatter(
-        axes, {"rows": rows}, rows, lambda name, _: places[name], "dice", **style
-    )
-    assert points == [(0, 0), (1, 0.125), (4, pytest.approx(-0.04))]
-    assert axes.get_ylim()[0] > -0.1
-    assert [text.get_text() for text in axes.texts] == ["0.01", "0.62"]
+    rows = {str(dice): {"runs": [{"scores": {"dice": dice}}]} for dice in (0.86, 0.01, 0.85)}
+    style: dict[str, Any] = {"colour": "red", "label": "rows", "best": 0.86}
+    points = figures.scatter(axes, rows, lambda name, _: 100 * float(name), "dice", **style)
+    assert points == [(86, 0.86), (85, 0.85)]
+    assert axes.get_ylim()[0] > 0.8
+    assert axes.get_xlim()[0] <= 1
+    assert [text.get_text() for text in axes.texts] == ["0.01"]
 
 
 @pytest.mark.parametrize(("name", "panels"), [("levels", 2), ("density", 2), ("bits", 4)])
@@ -315,32 +310,25 @@ def test_a_collapsed_row_is_known_where_it_is_drawn_alone(
     give_scores(results["rows"]["binary"], 0.01)
     made = drawn_figure(monkeypatch, name, results, tmp_path)
     for axes in made.axes[:panels]:
-        assert axes.get_ylim()[0] > 0.5  # others are far above it
+        assert axes.get_ylim()[0] > 0.5
         assert "0.01" in [text.get_text() for text in axes.texts]
 
 
-def test_points_are_differences_of_the_same_seed(
+def test_lines_connect_points_of_the_same_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = results_of("bits", tmp_path / "runs", seeds=3)
-    rows = results["rows"]
-    give_scores(rows["full_precision"], 0.9, 0.96)
-    give_scores(rows["binary"], 0.75, 0.85, 0.7)
-    give_scores(rows["encoder_masked"], 0.77, 0.88, 0.74)
-    give_scores(rows["encoder_int4"], 0.8)  # the seed whose binary network is an average one
-    rows["encoder_int8"]["runs"] = rows["encoder_int8"]["runs"][1:2]  # the one whose is best
-    rows["encoder_int8"]["runs"][0]["scores"]["dice"] = 0.84
+    give_scores(results["rows"]["encoder_int4"], 0.75)
     encoder, bottleneck, *_ = drawn_figure(monkeypatch, "bits", results, tmp_path).axes
-    expected = [(1, 0), (2, 0.03), (4, 0.05), (8, -0.01)]
-    np.testing.assert_allclose(first_points(encoder), expected, atol=1e-9)
-    assert first_points(bottleneck)[0].tolist() == [1, 0]
-    (line,) = (line for line in encoder.get_lines() if line.get_label() == "Full precision")
-    np.testing.assert_allclose(np.asarray(line.get_ydata(), float), 0.13, atol=1e-9)
-    assert encoder.get_ylabel().endswith("(binary: 0.767; bar: lowest to highest)")
 
-    give_scores(rows["binary"])
-    encoder, *_ = drawn_figure(monkeypatch, "bits", results, tmp_path).axes
-    assert [text.get_text() for text in encoder.texts] == ["not measured"]
+    def reached(name: str) -> list[float]:
+        return [run["scores"]["dice"] for run in results["rows"][name]["runs"]]
+
+    shown = ("binary", "encoder_masked", "encoder_int4", "encoder_int8")
+    assert first_points(encoder)[:, 1].tolist() == [reached(name)[0] for name in shown]
+    assert first_points(bottleneck)[0, 1] == pytest.approx(np.mean(reached("binary")))
+    labels = [axes.get_legend_handles_labels()[1][-1] for axes in (encoder, bottleneck)]
+    assert labels == ["encoder, seed 0 only", "bottleneck"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -356,12 +344,8 @@ def test_figures_show_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         for line in axes.get_lines()
         for x, y in np.asarray(line.get_xydata(), float)
     }
-    for key, row in results["rows"].items():
-        scores = np.array([run["scores"]["dice"] for run in finished_runs(row)])
-        if name != "table1":  # shows the scores themselves
-            steps = f"start_{'2' if key.endswith('2bit') else '1'}bit"
-            reference = results["rows"][steps if name == "recipe" else "binary"]
-            scores -= [run["scores"]["dice"] for run in finished_runs(reference)]
+    for row in results["rows"].values():
+        scores = [run["scores"]["dice"] for run in finished_runs(row)]
         assert round(float(np.mean(scores)), 6) in drawn
 
     # A run that was timed may lose its scores.
