@@ -34,8 +34,7 @@ from experiments.timing import machine
 from mbu_jax.files import write_json_atomic
 from mbu_jax.ops.bitsliced import library
 from mbu_jax.train.images import images_of_run
-from mbu_jax.train.rundir import read_config
-from mbu_jax.unet import UNetConfig
+from mbu_jax.train.rundir import read_unet
 
 _PEERS = ("onnx", "onnxruntime", "openvino")
 
@@ -141,8 +140,8 @@ def _scored_images(options: NetworkOptions, folder: Path) -> tuple[Path, NDArray
     if not options.score:
         return None
     assert options.run is not None, "checked with the other options"
-    unet = UNetConfig.from_dict(read_config(options.run)["unet"])
-    return write_images(images_of_run(options.run, "validation", classes=unet.classes), folder)
+    classes = read_unet(options.run).classes
+    return write_images(images_of_run(options.run, "validation", classes=classes), folder)
 
 
 def _machine(load: float) -> dict[str, Any]:

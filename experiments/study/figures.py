@@ -79,7 +79,7 @@ def scores(row: Mapping[str, Any], score: str, seeds: Collection[int] = ()) -> l
 
 
 def best_score(results: Mapping[str, Any], score: str) -> float:
-    """Find what rows have to reach half of not to count as collapsed.
+    """Find what rows have to reach 3/4 of not to count as collapsed.
 
     Args:
       results: of the study.
@@ -170,7 +170,7 @@ def scatter(
 ) -> list[tuple[float, float]]:
     """Draw rows as points: a score's mean over seeds, a bar from the lowest seed to the highest.
 
-    A row of one seed has no bar. A row that has collapsed, to less than half of the best, is an
+    A row of one seed has no bar. A row that has collapsed, to less than 3/4 of the best, is an
     arrow on the lower edge with its score, since drawn to scale it would flatten all others.
 
     Args:
@@ -199,7 +199,7 @@ def scatter(
         if x is None or not values:
             continue
         mean = float(np.mean(values))
-        if mean < best / 2:
+        if mean < 0.75 * best:
             edge = axes.get_xaxis_transform()
             axes.plot(x, 0.02, "v", color=colour, markersize=5.5, transform=edge)
             style = {"xytext": (5, -2), "textcoords": "offset points", "fontsize": 7}

@@ -26,8 +26,8 @@ def measured(runs: Mapping[str, Run], scale: Scale, earlier: Any) -> dict[str, A
     Args:
       runs: by row, finished ones; those that could not be packed are passed over.
       scale: size of the image, and how often it is segmented.
-      earlier: what this gave before, or None; kept where nothing has changed but that runs are
-        gone. Where more has changed their times are dropped, and that is said.
+      earlier: what this gave before, or None; kept where nothing has changed, and where a row that
+        was timed is not at hand: then that is said if there was something to time.
 
     Returns:
       ``size``, ``rounds``, ``machine``, the ``instructions`` of the bitsliced engine, and by row
@@ -50,9 +50,11 @@ def measured(runs: Mapping[str, Run], scale: Scale, earlier: Any) -> dict[str, A
             return earlier
         if gone := sorted(timed.keys() - names.keys()):
             print(
-                f"dropping the times of {', '.join(gone)}: these runs are gone, and times of "
-                "different sessions do not compare"
+                f"the times stay as they are: those of {', '.join(gone)} cannot be taken again, "
+                "since these networks are not here, and times of different sessions do not "
+                "compare; choose another --out to time the others"
             )
+            return earlier
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
     calls: dict[str, Callable[[], Any]] = {}
     facts: dict[str, dict[str, Any]] = {}

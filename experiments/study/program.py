@@ -85,7 +85,14 @@ def _known(
     else:
         _check_same(earlier, study, scale, folder)
     # The report keeps further seeds that another command trained.
-    return earlier, plan(study.rows(scale), scale, options, _seeds(earlier))
+    before = _finished(earlier)
+    runs = plan(study.rows(scale), scale, options, {run["seed"] for run in before})
+    if unknown := {run["run"] for run in before} - {run.directory.path.name for run in runs}:
+        raise InputError(
+            f"{folder} holds scores of {min(unknown)}, which was trained with other options than "
+            f"experiments.{study.name} has now; choose another --out, or move it away"
+        )
+    return earlier, runs
 
 
 def _check_same(earlier: dict[str, Any], study: Study, scale: Scale, folder: Path) -> None:
@@ -99,9 +106,9 @@ def _check_same(earlier: dict[str, Any], study: Study, scale: Scale, folder: Pat
         )
 
 
-def _seeds(earlier: dict[str, Any] | None) -> set[int]:
+def _finished(earlier: dict[str, Any] | None) -> list[dict[str, Any]]:
     rows = {} if earlier is None else earlier["rows"]
-    return {run["seed"] for row in rows.values() for run in finished_runs(row)}
+    return [run for row in rows.values() for run in finished_runs(row)]
 
 
 def _first_finished(runs: list[Run]) -> dict[str, Run]:
@@ -130,10 +137,11 @@ def _earlier(path: Path) -> dict[str, Any] | None:
     """The results that lie there."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        results["rows"], results["latency"], results["definitions"], results["validation_images"]
+        results["latency"], results["definitions"], results["validation_images"]
+        _ = [(run["seed"], run["run"]) for run in _finished(results)]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} holds no results of a study ({error}); move it away, or choose another --out"
         ) from error

@@ -19,8 +19,8 @@ from experiments.lock import locked
 from experiments.sweep.claim import agreed, check_results, claim
 from experiments.sweep.options import SweepOptions, chosen_sweep
 from experiments.sweep.plan import LAYERS, Chunk, chunks
-from experiments.sweep.report import FIGURE, NETWORKS, RESULTS, TABLE, write_report
-from experiments.sweep.training import SweepTrainer, finished
+from experiments.sweep.report import FIGURE, NETWORKS, RESULTS, TABLE, check_origins, write_report
+from experiments.sweep.training import SweepTrainer, finished, read_chunk
 
 
 def main() -> None:
@@ -50,6 +50,9 @@ def run(options: SweepOptions) -> None:
         trainer()  # refuses data that cannot be used before anything is written
     planned = chunks(sweep.series, claim(runs, sweep, options, lambda: trainer().largest_chunk()))
     mine = planned[options.process_index :: options.process_count]
+    if not all(finished(runs, chunk) for chunk in mine):
+        there = [read_chunk(runs, chunk)[0] for chunk in planned if finished(runs, chunk)]
+        check_origins([*there, trainer().origin], runs)
     passed = []
     for chunk in tqdm(mine, desc="sweep", unit="chunk", disable=None):
         if finished(runs, chunk):

@@ -10,7 +10,7 @@ from mbu_jax.data.augment import NO_AUGMENTATION
 from mbu_jax.data.pipeline import PipelineOptions
 from mbu_jax.errors import InputError
 from mbu_jax.train.config import PRESETS, ModelOptions, TrainConfig, check_process, check_seed
-from mbu_jax.train.rundir import read_config
+from mbu_jax.train.rundir import read_unet
 
 _ALL = 2**LAYERS
 _MEMORY_SHARE = 0.8  # of a device, since programs need more than what was counted
@@ -180,7 +180,7 @@ def _starting_from(run: Path, recipe: TrainConfig) -> TrainConfig:
         epochs=max(1, recipe.epochs // 3),
         model=dataclasses.replace(
             recipe.model,
-            width=read_config(run)["model"]["width"],
+            width=read_unet(run).width,
             density=best.model.density,
         ),
         optimizer=dataclasses.replace(best.optimizer, warmup_steps=recipe.optimizer.warmup_steps),

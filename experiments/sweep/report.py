@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +76,7 @@ def write_report(
         heads.append(head)
         for mask, member in zip(chunk.masks, members, strict=True):
             rows.append(network_row(chunk.series, chunk.seed, mask, member, width))
-    for name, of in (("content", "images"), ("start", "weights to start from")):
-        if len({head[name] for head in heads}) > 1:
-            raise InputError(
-                f"the chunks in {runs} were trained with different {of}; choose another --out to "
-                "train all with the present ones"
-            )
+    check_origins(heads, runs)
     seconds = sum(head["training_seconds"] + head["evaluation_seconds"] for head in heads)
     results = {
         "title": "Sweep over masked layers",
@@ -108,6 +103,28 @@ def write_report(
     write_bytes_atomic(folder / TABLE, table(results, rows).encode())
     draw(results, rows, folder / FIGURE)
     return results
+
+
+def check_origins(origins: Iterable[Mapping[str, Any]], runs: Path) -> None:
+    """Refuse to compare networks that have begun with other images or weights.
+
+    Args:
+      origins: ``content`` and ``start`` of each, as `SweepTrainer.origin` has them.
+      runs: the folder of chunks, to be named.
+
+    Raises:
+      InputError: where two differ.
+
+    Example:
+      >>> check_origins([{"content": "a", "start": None}, {"content": "a", "start": None}], Path())
+    """
+    found = list(origins)
+    for name, of in (("content", "images"), ("start", "weights to start from")):
+        if len({origin[name] for origin in found}) > 1:
+            raise InputError(
+                f"the chunks in {runs} were trained with different {of}; choose another --out to "
+                "train all with the present ones"
+            )
 
 
 def _command(options: SweepOptions) -> str:

@@ -48,6 +48,8 @@ class SweepTrainer:
       at_once: see `Population`.
 
     Attributes:
+      origin: what every network of a sweep has in common: ``content`` and ``start``, digests of the
+        images and of the weights to start from, None for those that have none.
       total_steps: updates of every network.
 
     Raises:
@@ -65,7 +67,7 @@ class SweepTrainer:
         if recipe.initial is not None:
             self._start, _ = initial_weights(recipe.initial, network, some_images(self._images))
         # What all chunks must have in common, whichever process trains them, and when.
-        self._origin = {
+        self.origin = {
             "content": dataset.facts.get("content"),
             "start": None if self._start is None else _digest(self._start),
         }
@@ -126,7 +128,7 @@ class SweepTrainer:
         scores, zeros = self._evaluate(masked, chunk.seed, state)
         means = meter.means()
         head: dict[str, Any] = {"chunk": chunk.index, "series": chunk.series, "seed": chunk.seed}
-        head |= self._origin
+        head |= self.origin
         head |= {"training_seconds": seconds, "evaluation_seconds": time.perf_counter() - start}
         lines: list[dict[str, Any]] = [head | {"updates": self.total_steps, "machine": machine()}]
         for member, mask in enumerate(chunk.masks):

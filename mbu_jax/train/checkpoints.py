@@ -17,7 +17,7 @@ import orbax.checkpoint.experimental.v1 as ocp
 from absl import logging
 
 from mbu_jax.errors import InputError
-from mbu_jax.train.rundir import RunDirectory, read_config
+from mbu_jax.train.rundir import RunDirectory, read_unet
 from mbu_jax.train.state import Network, TrainState, Tree
 from mbu_jax.unet import UNetConfig
 
@@ -304,10 +304,7 @@ def check_run(workdir: str | os.PathLike[str]) -> UNetConfig:
       mbu_jax.errors.InputError: runs/begun holds no checkpoint yet; train it first
     """
     run = RunDirectory(workdir)
-    config = read_config(run.path)
-    if "unet" not in config:
-        raise InputError(f"{run.config} has no entry 'unet'; restore it or train again")
-    unet = UNetConfig.from_dict(config["unet"])
+    unet = read_unet(run.path)
     if not has_checkpoint(run):
         raise InputError(f"{run.path} holds no checkpoint yet; train it first")
     return unet

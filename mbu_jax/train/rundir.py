@@ -10,6 +10,7 @@ from typing import Any
 
 from mbu_jax.errors import InputError
 from mbu_jax.files import is_leftover, to_json, write_json_atomic
+from mbu_jax.unet import UNetConfig
 
 try:
     import fcntl
@@ -58,6 +59,32 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"{file} is damaged (it holds no JSON object); {_CONFIG_REMEDY}")
     return config
+
+
+def read_unet(path: str | os.PathLike[str]) -> UNetConfig:
+    """Read what network a run trains.
+
+    Args:
+      path: The run's directory.
+
+    Returns:
+      The network's configuration.
+
+    Raises:
+      InputError: If there is no run, or its ``config.json`` does not describe a network.
+
+    Example:
+      >>> run = RunDirectory("runs/narrow")
+      >>> run.create_or_resume({"unet": UNetConfig(width=4).to_dict()})
+      False
+      >>> read_unet("runs/narrow").width
+      4
+    """
+    config = read_config(path)
+    if "unet" not in config:
+        file = Path(path, "config.json")
+        raise InputError(f"{file} has no entry 'unet'; restore it or train again")
+    return UNetConfig.from_dict(config["unet"])
 
 
 class RunDirectory:

@@ -19,6 +19,7 @@ from experiments.sweep.training import SweepTrainer
 from mbu_jax.errors import InputError
 from mbu_jax.train.checkpoints import load_run
 from mbu_jax.train.config import PRESETS
+from mbu_jax.unet import UNetConfig
 from tests.experiments.processes import TIMEOUT, finish, start
 
 
@@ -165,7 +166,12 @@ def test_networks_can_start_from_a_run(finished_run: Path, tmp_path: Path) -> No
 
 
 def test_a_sweep_from_full_precision_is_shorter_and_as_wide(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model": {"width": 24}}')
+    config = {"unet": UNetConfig(width=24).to_dict()}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     recipe = chosen_sweep(SweepOptions(scale="small", initial=tmp_path)).recipe
     assert (recipe.model.width, recipe.model.density, recipe.epochs) == (24, 0.3, 2)
     assert recipe.optimizer == PRESETS["best"].optimizer
+
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="has no entry 'unet'"):
+        chosen_sweep(SweepOptions(scale="small", initial=tmp_path))

@@ -34,6 +34,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def __init__(self, recipe: Any, runs: Path, at_once: int | None) -> None:
             del recipe, at_once
             self._runs = runs
+            self.origin = {"content": None, "start": None}
 
         def largest_chunk(self) -> int:
             return 13
@@ -118,6 +119,19 @@ def test_a_sweep_goes_on_with_more_orders(tmp_path: Path, trained: list[str]) ->
     assert (tmp_path / "results.csv").read_text("utf-8") == held
     sweep_command.run(smoke(tmp_path, permutations=3))
     assert trained == ["chunk-0002", "chunk-0003"]
+
+
+def test_a_sweep_whose_images_have_changed_trains_nothing(
+    tmp_path: Path, trained: list[str]
+) -> None:
+    sweep_command.run(smoke(tmp_path))
+    trained.clear()
+    chunk = tmp_path / "runs" / "chunk-0001.jsonl"
+    head, *members = chunk.read_text().splitlines(keepends=True)
+    chunk.write_text("".join([json.dumps(json.loads(head) | {"content": "b"}) + "\n", *members]))
+    with pytest.raises(InputError, match="trained with different images; choose another --out"):
+        sweep_command.run(smoke(tmp_path, permutations=3))
+    assert trained == []
 
 
 @pytest.mark.parametrize(

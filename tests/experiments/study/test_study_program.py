@@ -204,6 +204,50 @@ def test_results_of_another_dataset_are_not_replaced(
     assert (folder / program.RESULTS).read_bytes() == before
 
 
+def test_scores_of_other_options_are_not_lost(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trained: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As those are that an earlier version trained, whose recipe was another."""
+    monkeypatch.chdir(tmp_path)
+    _, folder = run_command(monkeypatch, levels, "--rows", "binary", "--seeds", "1")
+    results = json.loads((folder / program.RESULTS).read_text())
+    (run,) = results["rows"]["binary"]["runs"]
+    run["run"] = "binary-seed0-0123456789"
+    (folder / program.RESULTS).write_text(json.dumps(results))
+    trained.clear()
+    code, _ = run_command(monkeypatch, levels, "--rows", "all_masked", "--seeds", "1")
+    assert code == 2
+    assert capsys.readouterr().err == (
+        f"error: {folder} holds scores of binary-seed0-0123456789, which was trained with other "
+        "options than experiments.levels has now; choose another --out, or move it away\n"
+    )
+    assert trained == []
+    assert json.loads((folder / program.RESULTS).read_text()) == results
+
+
+@pytest.mark.parametrize("rows", [[], {"binary": {}}, {"binary": {"runs": [{"scores": {}}]}}])
+def test_what_is_no_report_of_a_study_is_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trained: list[str],
+    capsys: pytest.CaptureFixture[str],
+    rows: Any,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("results", "levels", "small")
+    folder.mkdir(parents=True)
+    held = {"rows": rows, "latency": None, "definitions": {}, "validation_images": 1}
+    (folder / program.RESULTS).write_text(json.dumps(held))
+    code, _ = run_command(monkeypatch, levels, "--rows", "binary", "--seeds", "1")
+    assert code == 2
+    assert "results.json holds no results of a study (" in capsys.readouterr().err
+    assert trained == []
+    assert json.loads((folder / program.RESULTS).read_text()) == held
+
+
 def test_networks_of_other_images_are_not_compared(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -273,15 +317,18 @@ def test_times_of_runs_that_are_gone_are_kept_or_named(
     monkeypatch.setattr(timing, "summary", lambda *_, **__: Layers())
     monkeypatch.setattr(timing, "_call", lambda *_: lambda: None)
     monkeypatch.setattr(timing.os, "getloadavg", lambda: (2.5, 1.0, 0.5))
-    again = measured("binary", "pow2")
-    assert set(again["rows"]) == {"binary", "pow2"}
-    assert "dropping the times of all_masked: these runs are gone" in capsys.readouterr().out
+    assert measured("binary", "pow2") == earlier
+    assert "stay as they are: those of all_masked cannot be taken again" in capsys.readouterr().out
+
+    again = measured("binary", "all_masked", "pow2")
+    assert set(again["rows"]) == {"binary", "all_masked", "pow2"}
     assert again["load_before"] == 2.5
+    assert capsys.readouterr().out == ""
 
     # Another load is no reason to time anew.
     earlier = again
     monkeypatch.setattr(timing.os, "getloadavg", lambda: (0.5, 1.0, 0.5))
-    assert measured("binary", "pow2") == again
+    assert measured("binary", "all_masked", "pow2") == again
 
 
 def test_times_tell_how_busy_they_kept_the_processor(

@@ -293,13 +293,14 @@ def test_the_papers_table() -> None:
 
 def test_a_row_that_has_collapsed_flattens_no_other() -> None:
     _, (axes,) = figures.figure(1)
-    rows = {str(dice): {"runs": [{"scores": {"dice": dice}}]} for dice in (0.86, 0.01, 0.85)}
+    reached = (0.86, 0.01, 0.64, 0.65, 0.85)
+    rows = {str(dice): {"runs": [{"scores": {"dice": dice}}]} for dice in reached}
     style: dict[str, Any] = {"colour": "red", "label": "rows", "best": 0.86}
     points = figures.scatter(axes, rows, lambda name, _: 100 * float(name), "dice", **style)
-    assert points == [(86, 0.86), (85, 0.85)]
-    assert axes.get_ylim()[0] > 0.8
+    assert points == [(86, 0.86), (65, 0.65), (85, 0.85)]
+    assert axes.get_ylim()[0] > 0.6
     assert axes.get_xlim()[0] <= 1
-    assert [text.get_text() for text in axes.texts] == ["0.01"]
+    assert [text.get_text() for text in axes.texts] == ["0.01", "0.64"]
 
 
 @pytest.mark.parametrize(("name", "panels"), [("levels", 2), ("density", 2), ("bits", 4)])
