@@ -44,6 +44,7 @@ _STEPS: dict[str, tuple[str, dict[str, Any]]] = {
         {"data.augment": AugmentOptions(scale=(1.0, 1.0), jitter=0.2, colour=0.1)},
     ),
 }
+_CROPS = "batch statistics of crops"
 
 
 def rows(scale: Scale) -> list[Row]:
@@ -103,7 +104,17 @@ def rows(scale: Scale) -> list[Row]:
                 series=series,
             )
         )
-        found.append(dataclasses.replace(best_row(scale, bits), series=series))
+        best = dataclasses.replace(best_row(scale, bits), series=series)
+        found.append(best)
+        if scale.config.data.crop in (None, scale.config.data.image_size):
+            continue  # whole images are what the weights were trained on
+        start = f"start_{bits}bit"
+        for row in (
+            Row(f"crops_{bits}bit", f"{series}: {_CROPS}", tuned, start=start),
+            Row(f"best_crops_{bits}bit", f"{best.label}, {_CROPS}", best.changes, start=best.name),
+        ):
+            again = {"epochs": 0, "recalibrate": 200, "recalibrate_varied": True}
+            found.append(dataclasses.replace(row, changes={**row.changes, **again}, series=series))
     return found
 
 
@@ -149,6 +160,8 @@ STUDY = Study(
         "Starting means: its ReLUs become the nearest quantizers, its largest weights stay.",
         "The best starts from full precision and is trained for longer; so is the second row of "
         "full precision.",
+        "Batch statistics of crops are of 200 batches, cropped and varied as in training, of the "
+        "same weights, which are not trained further.",
     ),
 )
 

@@ -323,6 +323,10 @@ class TrainConfig:
     """Batches to re-estimate BatchNorm statistics from before each evaluation, of training images
     without variation; where --image-size is given of whole ones, each once at most. 0 for none."""
 
+    recalibrate_varied: bool = False
+    """Re-estimate them from images cropped and varied as in training instead, as many batches as
+    --recalibrate says; one-bit activations that were trained on small crops gain by it."""
+
     samples: int = 8
     """Pictures of validation images written at the end."""
 
@@ -355,6 +359,8 @@ class TrainConfig:
             raise InputError(f"train_images is {self.train_images}; give a number of at least 1")
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay is {self.ema_decay}; give a number in [0, 1)")
+        if self.recalibrate_varied and not self.recalibrate:
+            raise InputError("recalibrate_varied needs recalibrate; give --recalibrate 200, say")
         if self.ema_decay and not self.recalibrate:
             raise InputError(
                 "ema_decay needs recalibrate: averaged weights have BatchNorm statistics of their "
@@ -376,6 +382,7 @@ ADDED_LATER: dict[str, Any] = {
     "model.masking_cost": "paper",
     "initial": None,
     "optimizer.latent_l1": 0.0,
+    "recalibrate_varied": False,
 }
 """Options that runs of earlier versions did not have, and what those did."""
 

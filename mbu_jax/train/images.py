@@ -134,13 +134,14 @@ def statistics_batches(
 
     Args:
       images: those to train on.
-      config: all options; ``recalibrate`` says how many batches.
+      config: all options; ``recalibrate`` says how many batches, ``recalibrate_varied`` which.
       process_index: which of several processes asks for its share of every batch.
       process_count: how many there are.
 
     Yields:
-      Batches of training images without variation, with a seed of their own. Where they are whole,
-      none is taken twice but to fill the last batch, since the same again would add nothing.
+      Batches of training images without variation, or as those of training, with a seed of their
+      own. Where they are whole and without variation, none is taken twice but to fill the last
+      batch, since the same again would add nothing.
 
     Example:
       >>> from mbu_jax.data.pipeline import PipelineOptions
@@ -150,8 +151,10 @@ def statistics_batches(
       >>> len(list(statistics_batches(images, config)))
       3
     """
-    options, count = config.data.unvaried(), config.recalibrate
-    if options.crop is None:
+    options, count = config.data, config.recalibrate
+    if not config.recalibrate_varied:
+        options = options.unvaried()
+    if options == options.unvaried() and options.crop is None:
         count = min(count, epoch_length(images, config.batch_size, 1))
     batches = train_batches(
         images,

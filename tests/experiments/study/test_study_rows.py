@@ -33,7 +33,8 @@ def test_every_run_is_one_change_of_the_recipe(name: str, scale: Any) -> None:
                "model.masking_cost", "model.layer_precision", "model.ternarizer",
                "model.density", "optimizer.optimizer", "optimizer.latent_l1",
                "initial", "epochs"}  # fmt: skip
-    steps = {"model.activation_gradient", "data.augment", "ema_decay", "recalibrate", "eval_every"}
+    steps = {"model.activation_gradient", "data.augment", "ema_decay", "recalibrate", "eval_every",
+             "recalibrate_varied"}  # fmt: skip
     brought = {"optimizer.learning_rate", "optimizer.latent_rate", "optimizer.schedule",
                "optimizer.weight_decay", "optimizer.warmup_steps", "loss.teacher",
                "batch_size", "recalibrate"}  # fmt: skip
@@ -157,8 +158,20 @@ def test_steps_of_the_recipe_change_one_thing() -> None:
             "epochs": 28 + 8,
             "eval_every": 28 + 8,
         }
+        for name in ("start", "best"):
+            trained = runs[f"{name}_{bits_of_activations}"]
+            crops = f"{name.removeprefix('start')}_crops_{bits_of_activations}".removeprefix("_")
+            (needed,) = runs[crops].needs
+            assert needed.directory.path == trained.directory.path
+            assert described(runs[crops].config) == described(trained.config) | {
+                "initial": trained.directory.path.name,
+                "epochs": 0,
+                "recalibrate": 200,
+                "recalibrate_varied": True,
+            }
     paper = {run.row.name: run for run in planned("recipe", scale="paper", seeds=1)}
     assert "plain_1bit" not in paper  # nothing could vary less than not at all
+    assert "crops_1bit" not in paper  # images are whole in training, too
 
 
 def test_every_study_begins_with_full_precision() -> None:
