@@ -87,6 +87,7 @@ def test_what_changes_the_training_is_not_resumable(option):
         {"keep_checkpoints": 0},
         {"checkpoint_steps": -1},
         {"recalibrate": -1},
+        {"recalibrate_varied": True},
         {"samples": -1},
         {"seed": -1},
         {"seed": 2**63},

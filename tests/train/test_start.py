@@ -170,6 +170,15 @@ def test_statistics_are_of_whole_training_images_without_variation(tmp_path, upd
     assert len(set(Evaluator.seen[0])) == 9  # other crops of them
 
 
+def test_statistics_may_be_of_images_as_in_training(tmp_path, updates, sources):
+    data = dataclasses.replace(DATA, crop=(8, 8))
+    options = {"recalibrate": 9, "recalibrate_varied": True, "seed": 3, "epochs": 1}
+    Evaluator.seen.clear()
+    Trainer(tiny(tmp_path / "run", data=data, **options)).fit()
+    varied = train_batches(FirstImages(sources["train"], 10), data, batch_size=4, seed=4)
+    assert Evaluator.seen == [[digest(next(varied)["image"]) for _ in range(9)]]
+
+
 def test_a_quantized_network_starts_from_a_full_precision_one(tmp_path, updates):
     teacher = tiny(tmp_path / "float", epochs=1, model=ModelOptions("full_precision", width=4))
     Trainer(teacher).fit()
