@@ -13,6 +13,7 @@ from experiments.sweep.options import Sweep, SweepOptions
 from experiments.sweep.plan import described
 from mbu_jax.errors import InputError
 from mbu_jax.files import to_json, write_json_atomic
+from mbu_jax.train.config import ADDED_LATER
 
 _NAME = "sweep.json"
 # May differ from process to process: they do not change what is trained.
@@ -111,7 +112,7 @@ def check_results(file: Path, sweep: Sweep) -> None:
 
 def _different(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     """Names of what is asked for and not there; further series are no difference."""
-    different = [name for name in asked if asked[name] != saved.get(name)]
+    different = [name for name in asked if asked[name] != saved.get(name, ADDED_LATER.get(name))]
     if "series" in different and _goes_on(saved.get("series"), asked["series"]):
         different.remove("series")
     return different

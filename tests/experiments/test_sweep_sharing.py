@@ -121,6 +121,21 @@ def test_a_sweep_goes_on_with_more_orders(tmp_path: Path, trained: list[str]) ->
     assert trained == ["chunk-0002", "chunk-0003"]
 
 
+def test_a_sweep_of_an_earlier_version_goes_on(tmp_path: Path, trained: list[str]) -> None:
+    """One whose files lack an option that came later, which has its default."""
+    sweep_command.run(smoke(tmp_path))
+    claimed, results = tmp_path / "runs" / "sweep.json", tmp_path / "results.json"
+    saved = json.loads(claimed.read_text())
+    del saved["recalibrate_varied"]
+    claimed.write_text(json.dumps(saved))
+    saved = json.loads(results.read_text())
+    del saved["recipe"]["recalibrate_varied"]
+    results.write_text(json.dumps(saved))
+    trained.clear()
+    sweep_command.run(smoke(tmp_path, permutations=3))
+    assert trained == ["chunk-0002", "chunk-0003"]
+
+
 def test_a_sweep_whose_images_have_changed_trains_nothing(
     tmp_path: Path, trained: list[str]
 ) -> None:
