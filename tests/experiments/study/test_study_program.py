@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,32 +183,38 @@ def test_files_that_are_no_report_are_left_alone(
     assert [(p.name, p.read_text()) for p in Path("mine").iterdir()] == [("table.md", "mine")]
 
 
+@pytest.fixture
+def refused(
+    monkeypatch: pytest.MonkeyPatch, trained: list[str], capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """What a command says that is refused, which trains nothing and leaves the report as it is."""
+
+    def said(*arguments: str) -> str:
+        report = Path("results", "levels", "small", program.RESULTS)
+        before = report.read_bytes()
+        trained.clear()
+        capsys.readouterr()
+        code, _ = run_command(monkeypatch, levels, *arguments)
+        assert (code, trained) == (2, [])
+        assert report.read_bytes() == before
+        return capsys.readouterr().err
+
+    return said
+
+
 def test_results_of_another_dataset_are_not_replaced(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    trained: list[str],
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     _, folder = run_command(monkeypatch, levels, "--rows", "binary", "--seeds", "1")
-    before = (folder / program.RESULTS).read_bytes()
-    trained.clear()
-    capsys.readouterr()
-    code, _ = run_command(monkeypatch, levels, "--rows", "binary", "--dataset", "synthetic")
-    assert code == 2
-    assert capsys.readouterr().err == (
+    assert refused("--rows", "binary", "--dataset", "synthetic") == (
         f"error: {folder} holds results of levels small nuclei, not of levels small synthetic; "
         "choose another --out\n"
     )
-    assert trained == []
-    assert (folder / program.RESULTS).read_bytes() == before
 
 
 def test_scores_of_other_options_are_not_lost(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    trained: list[str],
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
 ) -> None:
     """As those are that an earlier version trained, whose recipe was another."""
     monkeypatch.chdir(tmp_path)
@@ -217,35 +223,23 @@ def test_scores_of_other_options_are_not_lost(
     (run,) = results["rows"]["binary"]["runs"]
     run["run"] = "binary-seed0-0123456789"
     (folder / program.RESULTS).write_text(json.dumps(results))
-    trained.clear()
-    code, _ = run_command(monkeypatch, levels, "--rows", "all_masked", "--seeds", "1")
-    assert code == 2
-    assert capsys.readouterr().err == (
+    assert refused("--rows", "all_masked", "--seeds", "1") == (
         f"error: {folder} holds scores of binary-seed0-0123456789, which was trained with other "
         "options than experiments.levels has now; choose another --out, or move it away\n"
     )
-    assert trained == []
-    assert json.loads((folder / program.RESULTS).read_text()) == results
 
 
 @pytest.mark.parametrize("rows", [[], {"binary": {}}, {"binary": {"runs": [{"scores": {}}]}}])
 def test_what_is_no_report_of_a_study_is_named(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    trained: list[str],
-    capsys: pytest.CaptureFixture[str],
-    rows: Any,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str], rows: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
     folder = Path("results", "levels", "small")
     folder.mkdir(parents=True)
     held = {"rows": rows, "latency": None, "definitions": {}, "validation_images": 1}
     (folder / program.RESULTS).write_text(json.dumps(held))
-    code, _ = run_command(monkeypatch, levels, "--rows", "binary", "--seeds", "1")
-    assert code == 2
-    assert "results.json holds no results of a study (" in capsys.readouterr().err
-    assert trained == []
-    assert json.loads((folder / program.RESULTS).read_text()) == held
+    said = refused("--rows", "binary", "--seeds", "1")
+    assert "results.json holds no results of a study (" in said
 
 
 def test_networks_of_other_images_are_not_compared(
