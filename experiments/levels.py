@@ -19,10 +19,13 @@ from experiments.study.report import shared_seeds
 from experiments.study.rows import (
     ALL_MASKED,
     BINARY,
+    STATISTICS_REMARK,
     Row,
     Study,
     full_precision_row,
     network,
+    scored_with_crops,
+    trained_on_crops,
 )
 from experiments.study.scales import Scale
 
@@ -43,7 +46,8 @@ def rows(scale: Scale) -> list[Row]:
       scale: of the study.
 
     Returns:
-      Full precision, every kind of weights with 1-bit activations, then with 2-bit ones.
+      Full precision, every kind of weights with 1-bit activations, then with 2-bit ones. Where
+      they are trained on crops, those of 1-bit activations also with the statistics of crops.
     """
     known = {row.name: row for row in (BINARY, ALL_MASKED)}
     found = [full_precision_row(scale)]
@@ -54,7 +58,11 @@ def rows(scale: Scale) -> list[Row]:
                 name if bits == 1 else f"{name}_2bit", label, network(name, activation_bits=bits)
             )
             label = f"{label}, {bits}-bit activations"
-            found.append(dataclasses.replace(row, label=label, series=name, x=bits))
+            row = dataclasses.replace(row, label=label, series=name, x=bits)
+            found.append(row)
+            if bits == 1 and trained_on_crops(scale):
+                again = scored_with_crops(row)
+                found.append(dataclasses.replace(again, series=again.name))
     return found
 
 
@@ -70,28 +78,23 @@ def draw(results: dict[str, Any], path: Path) -> None:
     best = figures.best_score(results, "dice")
     groups = figures.series(results)
     groups.pop("", None)  # full precision
-    for (name, group), colour in zip(groups.items(), figures.COLOURS, strict=False):
-        figures.scatter(
-            bits,
-            group,
-            lambda _, row: row["x"],
-            "dice",
-            colour=colour,
-            label=WEIGHTS[name],
-            best=best,
-            line=shared_seeds(group.values()),
-        )
+    colours = dict(zip(WEIGHTS, figures.COLOURS, strict=False))
+    for name, group in groups.items():
+        weights = next(known for known in WEIGHTS if name in (known, f"{known}_crops"))
+        style: dict[str, Any] = {"colour": colours[weights], "best": best}
+        if name == weights:
+            seeds = shared_seeds(group.values())
+            style["label"] = WEIGHTS[name]
+            figures.scatter(bits, group, lambda _, row: row["x"], "dice", line=seeds, **style)
         for key, row in group.items():
+            style["label"] = row["label"]
+            style["marker"] = _MARKERS[int(row["x"])] if name == weights else "^"
+            alone = {key: row}
             points += figures.scatter(
-                times,
-                {key: row},
-                figures.relative_time_of(results),
-                "dice",
-                colour=colour,
-                label=row["label"],
-                best=best,
-                marker=_MARKERS[int(row["x"])],
+                times, alone, figures.relative_time_of(results), "dice", **style
             )
+            if name != weights:
+                figures.scatter(bits, alone, lambda _, row: row["x"], "dice", **style)
     figures.draw_frontier(times, points)
     times.set_xlim(left=0)
     figures.finish(times, figures.time_label(results), "dice")
@@ -112,6 +115,7 @@ STUDY = Study(
         "Weights of powers of two are 0, ±1, ±2 and ±4.",
         "A kind of weights keeps its own share of zeros, which the time on the bitsliced engine "
         "follows; experiments.density varies it.",
+        f"{STATISTICS_REMARK} Rows of the two are of the same weights.",
     ),
 )
 

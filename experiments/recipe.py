@@ -17,7 +17,18 @@ from experiments import command
 from experiments.study import figures
 from experiments.study.options import StudyOptions
 from experiments.study.program import run_study
-from experiments.study.rows import Row, Study, best_row, full_precision_row, further_row, network
+from experiments.study.rows import (
+    STATISTICS_OF_CROPS,
+    STATISTICS_REMARK,
+    Row,
+    Study,
+    best_row,
+    full_precision_row,
+    further_row,
+    network,
+    scored_with_crops,
+    trained_on_crops,
+)
 from experiments.study.scales import Scale
 from mbu_jax.data.augment import NO_AUGMENTATION, AugmentOptions
 
@@ -44,7 +55,6 @@ _STEPS: dict[str, tuple[str, dict[str, Any]]] = {
         {"data.augment": AugmentOptions(scale=(1.0, 1.0), jitter=0.2, colour=0.1)},
     ),
 }
-_CROPS = "batch statistics of crops"
 
 
 def rows(scale: Scale) -> list[Row]:
@@ -85,15 +95,10 @@ def rows(scale: Scale) -> list[Row]:
                 label += ", stretched"
             if "ema_decay" in changes:  # averaged weights need statistics of their own
                 options = {"recalibrate": scale.config.recalibrate or 20, **options}
-            found.append(
-                Row(
-                    f"{name}_{bits}bit",
-                    f"{series}: {label}",
-                    options,
-                    start=floating,
-                    series=series,
-                )
-            )
+            step = Row(f"{name}_{bits}bit", f"{series}: {label}", options, floating, series=series)
+            found.append(step)
+            if name == "start" and trained_on_crops(scale):
+                found.append(scored_with_crops(step))
         found.append(
             Row(
                 f"taught_{bits}bit",
@@ -106,16 +111,16 @@ def rows(scale: Scale) -> list[Row]:
         )
         best = dataclasses.replace(best_row(scale, bits), series=series)
         found.append(best)
-        if scale.config.data.crop in (None, scale.config.data.image_size):
-            continue  # whole images are what the weights were trained on
-        start = f"start_{bits}bit"
-        for row in (
-            Row(f"crops_{bits}bit", f"{series}: {_CROPS}", tuned, start=start),
-            Row(f"best_crops_{bits}bit", f"{best.label}, {_CROPS}", best.changes, start=best.name),
-        ):
-            again = {"epochs": 0, "recalibrate": 200, "recalibrate_varied": True}
-            found.append(dataclasses.replace(row, changes={**row.changes, **again}, series=series))
+        if trained_on_crops(scale):
+            found.append(_whole(best) if bits == 1 else scored_with_crops(best))
     return found
+
+
+def _whole(best: Row) -> Row:
+    """The same with statistics of whole images, as two bits and all steps have them."""
+    changes = {key: v for key, v in best.changes.items() if key not in STATISTICS_OF_CROPS}
+    label = f"{best.label}, statistics of whole images"
+    return dataclasses.replace(best, name=f"{best.name}_whole", label=label, changes=changes)
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
@@ -160,8 +165,7 @@ STUDY = Study(
         "Starting means: its ReLUs become the nearest quantizers, its largest weights stay.",
         "The best starts from full precision and is trained for longer; so is the second row of "
         "full precision.",
-        "Batch statistics of crops are of 200 batches, cropped and varied as in training, of the "
-        "same weights, which are not trained further.",
+        f"{STATISTICS_REMARK} The best of 1-bit activations has the latter.",
     ),
 )
 

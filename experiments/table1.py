@@ -22,6 +22,7 @@ from experiments.study.rows import (
     ALL_MASKED,
     BINARY,
     KEPT,
+    STATISTICS_REMARK,
     TWN,
     Row,
     Study,
@@ -111,6 +112,7 @@ STUDY = Study(
     remarks=(
         "Activations have 1 bit but in full precision and where a row names 2. The best ones start "
         "from full precision, and so does its second row, which is trained for as many epochs.",
+        f"{STATISTICS_REMARK} The best of 1-bit activations has the latter.",
         "MBU-Net masks the 6 of 12 layers with the lowest cost scores; the paper does not say how "
         "many its row masks.",
         "TTQ (Zhu et al. 2017) learns a scale for positive and one for negative weights of each "

@@ -12,6 +12,11 @@ from mbu_jax.train.config import TrainConfig
 
 FULL_PRECISION = "full_precision"
 TARGET_DENSITY = 0.1
+STATISTICS_OF_CROPS = MappingProxyType({"recalibrate": 200, "recalibrate_varied": True})
+STATISTICS_REMARK = (
+    "BatchNorm's statistics are of all training images, whole; those of crops are of 200 batches, "
+    "cropped and varied as in training."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,8 +167,40 @@ def best_row(scale: Scale, bits: int) -> Row:
       The row, which starts from full precision.
     """
     changes = {**scale.best, **network("all_masked", activation_bits=bits)}
+    if bits == 1 and trained_on_crops(scale):
+        changes |= STATISTICS_OF_CROPS
     label = f"{bits}-bit activations: best, {scale.best_epochs} epochs"
     return Row(f"best_{bits}bit", label, changes, start=FULL_PRECISION)
+
+
+def trained_on_crops(scale: Scale) -> bool:
+    """Tell whether networks are trained on crops.
+
+    Args:
+      scale: of the study.
+
+    Returns:
+      Whether they are smaller than the images that are scored.
+    """
+    return scale.config.data.crop not in (None, scale.config.data.image_size)
+
+
+def scored_with_crops(row: Row) -> Row:
+    """Score a row's networks with the batch statistics of crops.
+
+    Args:
+      row: which is scored with those of whole images.
+
+    Returns:
+      A row that starts from the first one's weights, and trains them no further.
+    """
+    assert not row.random
+    name = f"{row.name}_crops"
+    label = f"{row.label}, statistics of crops"
+    changes = {**row.changes, **STATISTICS_OF_CROPS, "epochs": 0}
+    return dataclasses.replace(
+        row, name=name, label=label, changes=changes, start=row.name, paper=None
+    )
 
 
 def started(rows: Sequence[Row], scale: Scale) -> list[Row]:

@@ -12,7 +12,7 @@ from experiments.study.rows import Row, changed, started
 from experiments.study.scales import Scale
 from mbu_jax.errors import InputError
 from mbu_jax.files import to_json
-from mbu_jax.train.config import RESUMABLE, TrainConfig
+from mbu_jax.train.config import ADDED_LATER, RESUMABLE, TrainConfig
 from mbu_jax.train.recorder import read_metrics
 from mbu_jax.train.rundir import RunDirectory, read_config
 
@@ -161,7 +161,8 @@ def described(config: TrainConfig) -> dict[str, Any]:
     return json.loads(to_json(kept))
 
 
-_DEFAULTS = described(TrainConfig())
+# What was trained before an option was there is what that did.
+_DEFAULTS = described(TrainConfig()) | ADDED_LATER
 
 
 def differences(options: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
@@ -180,7 +181,8 @@ def differences(options: dict[str, Any], others: dict[str, Any]) -> dict[str, An
 def _directory_name(config: TrainConfig) -> str:
     """The network and seed, to be read, and a digest of all options that are not the defaults.
 
-    An option that a later version adds does not change the digest where it has its default.
+    An option that a later version adds does not change the digest where it does what earlier
+    versions did.
     """
     content = to_json(dict(sorted(differences(described(config), _DEFAULTS).items())))
     digest = hashlib.sha256(content.encode()).hexdigest()[:10]

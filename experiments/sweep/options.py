@@ -160,6 +160,7 @@ def chosen_sweep(options: SweepOptions) -> Sweep:
         dataset=options.dataset or recipe.dataset,
         data_dir=options.data_dir,
         prepared_dir=options.prepared_dir,
+        recalibrate_varied=False,  # of whole images, as the rows of the other studies
     )
     if options.initial is not None:
         recipe = _starting_from(options.initial, recipe)

@@ -320,12 +320,13 @@ class TrainConfig:
     """Evaluate an exponential moving average of the weights; 0 turns it off."""
 
     recalibrate: int = 0
-    """Batches to re-estimate BatchNorm statistics from before each evaluation, of training images
-    without variation; where --image-size is given of whole ones, each once at most. 0 for none."""
+    """Batches of training images to re-estimate BatchNorm statistics from before each evaluation;
+    whole images are taken once each at most. 0 for none."""
 
-    recalibrate_varied: bool = False
-    """Re-estimate them from images cropped and varied as in training instead, as many batches as
-    --recalibrate says; one-bit activations that were trained on small crops gain by it."""
+    recalibrate_varied: bool | None = None
+    """Take these cropped and varied as in training; otherwise they are without variation, and
+    whole where --image-size is given. By default where activations have one bit and crops are
+    smaller than --image-size: outside is -1 to them, and crops have more border."""
 
     samples: int = 8
     """Pictures of validation images written at the end."""
@@ -367,6 +368,23 @@ class TrainConfig:
                 "own; give --recalibrate 20, for instance"
             )
 
+    @property
+    def varied_statistics(self) -> bool:
+        """Whether BatchNorm statistics are re-estimated from images as in training.
+
+        Example:
+          >>> config = PRESETS["small"]
+          >>> config.varied_statistics
+          True
+          >>> model = dataclasses.replace(config.model, activation_bits=2)
+          >>> dataclasses.replace(config, model=model).varied_statistics
+          False
+        """
+        if self.recalibrate_varied is not None:
+            return self.recalibrate_varied
+        one_bit = self.model.build().quantization.activation_bits == 1
+        return one_bit and self.data.crop not in (self.data.unvaried().crop, self.data.image_size)
+
 
 RESUMABLE = frozenset(
     {"workdir", "data_dir", "prepared_dir", "tensorboard", "samples", "keep_checkpoints"}
@@ -400,7 +418,7 @@ _SMALL = TrainConfig(
     epochs=28,
     batch_size=8,
     eval_every=14,
-    recalibrate=58,  # all 458 training images
+    recalibrate=200,  # whole images are taken once, which are fewer here
     model=ModelOptions(width=32),
     data=PipelineOptions(image_size=(256, 256), crop=(64, 64)),
     optimizer=_ADAM,

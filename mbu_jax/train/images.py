@@ -134,7 +134,7 @@ def statistics_batches(
 
     Args:
       images: those to train on.
-      config: all options; ``recalibrate`` says how many batches, ``recalibrate_varied`` which.
+      config: all options; ``recalibrate`` says how many batches, `varied_statistics` which.
       process_index: which of several processes asks for its share of every batch.
       process_count: how many there are.
 
@@ -152,7 +152,7 @@ def statistics_batches(
       3
     """
     options, count = config.data, config.recalibrate
-    if not config.recalibrate_varied:
+    if not config.varied_statistics:
         options = options.unvaried()
     if options == options.unvaried() and options.crop is None:
         count = min(count, epoch_length(images, config.batch_size, 1))

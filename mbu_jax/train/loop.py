@@ -356,6 +356,8 @@ class Trainer:
             return
         described = dataclasses.asdict(self.config)
         described |= {"workdir": self.run.path, "unet": self.network.config.to_dict()}
+        # What it does, whether or not it was asked for.
+        described["recalibrate_varied"] = self.config.varied_statistics
         # What a run that is resumed must find unchanged, besides its options.
         unchanged: dict[str, Any] = {}
         if facts:

@@ -338,6 +338,31 @@ def test_a_run_that_states_options_of_another_network_is_resumed_without(tmp_pat
         Trainer(dataclasses.replace(mbu, model=fewer))
 
 
+def test_a_run_goes_on_with_the_statistics_that_it_began_with(tmp_path, updates):
+    """Those of whole images, where an earlier version began it."""
+    crops = dataclasses.replace(DATA, crop=(8, 8))
+    two_bits = ModelOptions(width=4, activation_bits=2)
+    config = tiny(tmp_path / "run", data=crops, recalibrate=2)
+    Trainer(config)
+    file = tmp_path / "run/config.json"
+    stated = json.loads(file.read_text())
+    assert stated["recalibrate_varied"] is True  # asked for or not
+    Trainer(dataclasses.replace(config, recalibrate_varied=True))
+    del stated["recalibrate_varied"]
+    file.write_text(json.dumps(stated))
+    with pytest.raises(InputError, match="recalibrate_varied is false there and true here"):
+        Trainer(config)
+    Trainer(dataclasses.replace(config, recalibrate_varied=False))
+
+    same = dataclasses.replace(config, workdir=tmp_path / "same", model=two_bits)
+    Trainer(same)
+    file = tmp_path / "same/config.json"
+    stated = json.loads(file.read_text())
+    assert stated.pop("recalibrate_varied") is False
+    file.write_text(json.dumps(stated))
+    Trainer(same)
+
+
 def test_images_of_different_sizes_are_refused_before_anything_is_written(
     tmp_path, updates, sources, monkeypatch
 ):

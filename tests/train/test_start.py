@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import chex
 import jax
@@ -152,15 +153,16 @@ def test_initial_weights_that_do_not_fit_are_named(tmp_path, updates, network, w
 
 def test_statistics_are_of_whole_training_images_without_variation(tmp_path, updates, sources):
     data = dataclasses.replace(DATA, crop=(8, 8))
+    whole: dict[str, Any] = {"recalibrate_varied": False}
     Evaluator.seen.clear()
-    Trainer(tiny(tmp_path / "run", data=data, recalibrate=2, seed=3)).fit()
+    Trainer(tiny(tmp_path / "run", data=data, recalibrate=2, seed=3, **whole)).fit()
     plain = dataclasses.replace(DATA, crop=None, augment=NO_AUGMENTATION)
-    whole = train_batches(FirstImages(sources["train"], 10), plain, batch_size=4, seed=4)
-    expected = [digest(next(whole)["image"]) for _ in range(2)]
+    batches = train_batches(FirstImages(sources["train"], 10), plain, batch_size=4, seed=4)
+    expected = [digest(next(batches)["image"]) for _ in range(2)]
     assert Evaluator.seen == [expected, expected]  # after each of the two epochs the same
 
     Evaluator.seen.clear()
-    Trainer(tiny(tmp_path / "all", data=data, recalibrate=9, seed=3, epochs=1)).fit()
+    Trainer(tiny(tmp_path / "all", data=data, recalibrate=9, seed=3, epochs=1, **whole)).fit()
     assert [seen[:2] for seen in Evaluator.seen] == [expected]
     assert len(Evaluator.seen[0]) == 3  # batches that hold all ten images
 
@@ -170,13 +172,33 @@ def test_statistics_are_of_whole_training_images_without_variation(tmp_path, upd
     assert len(set(Evaluator.seen[0])) == 9  # other crops of them
 
 
-def test_statistics_may_be_of_images_as_in_training(tmp_path, updates, sources):
-    data = dataclasses.replace(DATA, crop=(8, 8))
-    options = {"recalibrate": 9, "recalibrate_varied": True, "seed": 3, "epochs": 1}
+@pytest.mark.parametrize(
+    ("bits", "chosen", "crop", "expected"),
+    [
+        (2, True, (8, 8), True),
+        (1, None, (8, 8), True),
+        (1, False, (8, 8), False),
+        (2, None, (8, 8), False),
+        (None, None, (8, 8), False),
+        (1, None, None, False),
+        (1, None, "image_size", False),
+    ],
+)
+def test_statistics_of_one_bit_are_of_images_as_in_training(
+    tmp_path, updates, sources, bits, chosen, crop, expected
+):
+    crop = DATA.image_size if crop == "image_size" else crop
+    data = dataclasses.replace(DATA, crop=crop)
+    plain = dataclasses.replace(DATA, crop=None, augment=NO_AUGMENTATION)
+    kind = {"activation_bits": bits} if bits else {"network": "full_precision"}
+    model = ModelOptions(width=4, **kind)
+    options = {"recalibrate": 9, "recalibrate_varied": chosen, "seed": 3, "epochs": 1}
     Evaluator.seen.clear()
-    Trainer(tiny(tmp_path / "run", data=data, **options)).fit()
-    varied = train_batches(FirstImages(sources["train"], 10), data, batch_size=4, seed=4)
-    assert Evaluator.seen == [[digest(next(varied)["image"]) for _ in range(9)]]
+    Trainer(tiny(tmp_path / "run", data=data, model=model, **options)).fit()
+    count = 9 if expected else 3
+    images = FirstImages(sources["train"], 10)
+    batches = train_batches(images, data if expected else plain, batch_size=4, seed=4)
+    assert Evaluator.seen == [[digest(next(batches)["image"]) for _ in range(count)]]
 
 
 def test_a_quantized_network_starts_from_a_full_precision_one(tmp_path, updates):

@@ -1,6 +1,5 @@
 """The rows of studies: which networks, and what each changes. Nothing is trained."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from experiments.study.runs import Run, described
 from experiments.study.scales import SCALES, chosen_scale
 from mbu_jax.architecture import LAYER_NAMES, unet_layers
 from mbu_jax.masking import mask_cheapest, nonzero_cost
-from mbu_jax.train.config import PRESETS
+from mbu_jax.train.config import PRESETS, TrainConfig
 from tests.experiments.study.planning import NAMES, masked_layers, planned, study_of
 
 
@@ -33,11 +32,11 @@ def test_every_run_is_one_change_of_the_recipe(name: str, scale: Any) -> None:
                "model.masking_cost", "model.layer_precision", "model.ternarizer",
                "model.density", "optimizer.optimizer", "optimizer.latent_l1",
                "initial", "epochs"}  # fmt: skip
-    steps = {"model.activation_gradient", "data.augment", "ema_decay", "recalibrate", "eval_every",
-             "recalibrate_varied"}  # fmt: skip
+    steps = {"model.activation_gradient", "data.augment", "ema_decay", "recalibrate",
+             "eval_every"}  # fmt: skip
     brought = {"optimizer.learning_rate", "optimizer.latent_rate", "optimizer.schedule",
                "optimizer.weight_decay", "optimizer.warmup_steps", "loss.teacher",
-               "batch_size", "recalibrate"}  # fmt: skip
+               "batch_size", "recalibrate", "recalibrate_varied"}  # fmt: skip
     there = described(base)
     for run in runs:
         here = described(run.config)
@@ -52,8 +51,9 @@ def test_every_run_is_one_change_of_the_recipe(name: str, scale: Any) -> None:
 
 def test_scales_are_the_presets() -> None:
     small, paper = SCALES["small"].config, SCALES["paper"].config
-    once = dataclasses.replace(PRESETS["small"], eval_every=28)  # scored at the end alone
-    assert described(small) == described(once)
+    # Scored at the end alone, all rows with the same statistics.
+    once = {"eval_every": 28, "recalibrate": 58, "recalibrate_varied": False}
+    assert described(small) == described(changed(PRESETS["small"], once))
     assert described(paper) == described(PRESETS["paper"])
     assert SCALES["smoke"].config.dataset == "synthetic"
     sizes = {
@@ -95,6 +95,7 @@ def test_rows_of_table_1() -> None:
 
 def test_networks_start_from_full_precision_where_the_scale_says_so() -> None:
     runs = planned("levels", seeds=2)
+    runs = [run for run in runs if not run.row.name.endswith("_crops")]
     assert len(runs) == 2 * (6 + 1)
     for seed in range(2):
         first, *others = runs[7 * seed : 7 * seed + 7]
@@ -125,21 +126,36 @@ def test_the_best_start_from_full_precision(scale: Any) -> None:
         assert best.config.epochs == further.config.epochs
     assert further.needs == (floating,)
     if scale == "small":
-        best = runs["best_2bit"].config
-        preset = dataclasses.replace(
-            PRESETS["best"], initial=best.initial, loss=best.loss, eval_every=28
-        )
-        assert described(best) == described(preset)
-        assert described(planned("table1", seeds=1)[0].config) == described(
-            changed(
-                PRESETS["small"],
+        for bits_of_activations in (1, 2):
+            best = runs[f"best_{bits_of_activations}bit"].config
+            preset = changed(
+                PRESETS["best"],
                 {
-                    "model.network": "full_precision",
-                    "optimizer.learning_rate": 2e-3,
+                    "initial": best.initial,
                     "eval_every": 28,
+                    "model.activation_bits": bits_of_activations,
                 },
             )
+            assert same_training(best, preset)
+        full_precision = changed(
+            PRESETS["small"],
+            {
+                "model.network": "full_precision",
+                "optimizer.learning_rate": 2e-3,
+                "eval_every": 28,
+            },
         )
+        assert same_training(planned("table1", seeds=1)[0].config, full_precision)
+
+
+def same_training(config: TrainConfig, preset: TrainConfig) -> bool:
+    """Whether a row does what a preset does on nuclei, which has 58 batches of whole images."""
+    here, there = described(config), described(preset)
+    assert config.recalibrate == (200 if config.varied_statistics else 58)
+    assert preset.recalibrate == 200
+    assert config.varied_statistics == preset.varied_statistics
+    statistics = {"recalibrate", "recalibrate_varied"}
+    return {name for name in here if here[name] != there[name]} <= statistics
 
 
 def test_steps_of_the_recipe_change_one_thing() -> None:
@@ -158,20 +174,24 @@ def test_steps_of_the_recipe_change_one_thing() -> None:
             "epochs": 28 + 8,
             "eval_every": 28 + 8,
         }
-        for name in ("start", "best"):
-            trained = runs[f"{name}_{bits_of_activations}"]
-            crops = f"{name.removeprefix('start')}_crops_{bits_of_activations}".removeprefix("_")
-            (needed,) = runs[crops].needs
-            assert needed.directory.path == trained.directory.path
-            assert described(runs[crops].config) == described(trained.config) | {
-                "initial": trained.directory.path.name,
-                "epochs": 0,
-                "recalibrate": 200,
-                "recalibrate_varied": True,
-            }
+    of_crops = {"recalibrate": 200, "recalibrate_varied": True}
+    levels = {run.row.name: run for run in planned("levels", seeds=1)}
+    found = 0
+    for name, run in [*runs.items(), *levels.items()]:
+        if not name.endswith("_crops"):
+            continue
+        (trained,) = run.needs
+        assert trained.row.name == name.removesuffix("_crops")
+        again = {"initial": trained.directory.path.name, "epochs": 0}
+        assert described(run.config) == described(trained.config) | again | of_crops
+        found += 1
+    assert found == 3 + 3
+    best, whole = runs["best_1bit"], runs["best_1bit_whole"]
+    assert described(best.config) == described(whole.config) | of_crops
     paper = {run.row.name: run for run in planned("recipe", scale="paper", seeds=1)}
     assert "plain_1bit" not in paper  # nothing could vary less than not at all
-    assert "crops_1bit" not in paper  # images are whole in training, too
+    # Images are whole in training, too.
+    assert not [name for name in paper if name.endswith(("_crops", "_whole"))]
 
 
 def test_every_study_begins_with_full_precision() -> None:
