@@ -418,7 +418,7 @@ _SMALL = TrainConfig(
     epochs=28,
     batch_size=8,
     eval_every=14,
-    recalibrate=200,  # whole images are taken once, which are fewer here
+    recalibrate=200,  # of crops; whole images are taken once each, in 58
     model=ModelOptions(width=32),
     data=PipelineOptions(image_size=(256, 256), crop=(64, 64)),
     optimizer=_ADAM,

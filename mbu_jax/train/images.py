@@ -144,12 +144,18 @@ def statistics_batches(
       batch, since the same again would add nothing.
 
     Example:
+      >>> import dataclasses
       >>> from mbu_jax.data.pipeline import PipelineOptions
       >>> options = PipelineOptions(image_size=(32, 32), crop=(16, 16))
       >>> config = TrainConfig(train_images=20, batch_size=8, recalibrate=9, data=options)
       >>> _, images = open_images(config, "train")
-      >>> len(list(statistics_batches(images, config)))
-      3
+      >>> crops = list(statistics_batches(images, config))
+      >>> len(crops), crops[0]["image"].shape
+      (9, (8, 16, 16, 3))
+      >>> config = dataclasses.replace(config, recalibrate_varied=False)
+      >>> whole = list(statistics_batches(images, config))
+      >>> len(whole), whole[0]["image"].shape
+      (3, (8, 32, 32, 3))
     """
     options, count = config.data, config.recalibrate
     if not config.varied_statistics:
