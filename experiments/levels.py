@@ -25,7 +25,6 @@ from experiments.study.rows import (
     full_precision_row,
     network,
     scored_with_crops,
-    trained_on_crops,
 )
 from experiments.study.scales import Scale
 
@@ -60,7 +59,7 @@ def rows(scale: Scale) -> list[Row]:
             label = f"{label}, {bits}-bit activations"
             row = dataclasses.replace(row, label=label, series=name, x=bits)
             found.append(row)
-            if bits == 1 and trained_on_crops(scale):
+            if bits == 1 and scale.config.data.cropped:
                 again = scored_with_crops(row)
                 found.append(dataclasses.replace(again, series=again.name))
     return found
@@ -80,7 +79,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     groups.pop("", None)  # full precision
     colours = dict(zip(WEIGHTS, figures.COLOURS, strict=False))
     for name, group in groups.items():
-        weights = next(known for known in WEIGHTS if name in (known, f"{known}_crops"))
+        weights = name.removesuffix("_crops")
         style: dict[str, Any] = {"colour": colours[weights], "best": best}
         if name == weights:
             seeds = shared_seeds(group.values())

@@ -27,7 +27,6 @@ from experiments.study.rows import (
     further_row,
     network,
     scored_with_crops,
-    trained_on_crops,
 )
 from experiments.study.scales import Scale
 from mbu_jax.data.augment import NO_AUGMENTATION, AugmentOptions
@@ -97,7 +96,7 @@ def rows(scale: Scale) -> list[Row]:
                 options = {"recalibrate": scale.config.recalibrate or 20, **options}
             step = Row(f"{name}_{bits}bit", f"{series}: {label}", options, floating, series=series)
             found.append(step)
-            if name == "start" and trained_on_crops(scale):
+            if name == "start" and scale.config.data.cropped:
                 found.append(scored_with_crops(step))
         found.append(
             Row(
@@ -111,7 +110,7 @@ def rows(scale: Scale) -> list[Row]:
         )
         best = dataclasses.replace(best_row(scale, bits), series=series)
         found.append(best)
-        if trained_on_crops(scale):
+        if scale.config.data.cropped:
             found.append(_whole(best) if bits == 1 else scored_with_crops(best))
     return found
 

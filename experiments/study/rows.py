@@ -167,22 +167,10 @@ def best_row(scale: Scale, bits: int) -> Row:
       The row, which starts from full precision.
     """
     changes = {**scale.best, **network("all_masked", activation_bits=bits)}
-    if bits == 1 and trained_on_crops(scale):
+    if bits == 1 and scale.config.data.cropped:
         changes |= STATISTICS_OF_CROPS
     label = f"{bits}-bit activations: best, {scale.best_epochs} epochs"
     return Row(f"best_{bits}bit", label, changes, start=FULL_PRECISION)
-
-
-def trained_on_crops(scale: Scale) -> bool:
-    """Tell whether networks are trained on crops.
-
-    Args:
-      scale: of the study.
-
-    Returns:
-      Whether they are smaller than the images that are scored.
-    """
-    return scale.config.data.crop not in (None, scale.config.data.image_size)
 
 
 def scored_with_crops(row: Row) -> Row:

@@ -71,6 +71,16 @@ class PipelineOptions:
         crop = self.crop if self.image_size is None else None
         return dataclasses.replace(self, crop=crop, augment=NO_AUGMENTATION)
 
+    @property
+    def cropped(self) -> bool:
+        """Whether training has parts of images that are whole where nothing is varied.
+
+        Example:
+          >>> PipelineOptions(image_size=(256, 256), crop=(64, 64)).cropped
+          True
+        """
+        return self.crop not in (self.unvaried().crop, self.image_size)
+
 
 def check_size(name: str, size: tuple[int, int] | None) -> None:
     """Refuses a size that images cannot be given.

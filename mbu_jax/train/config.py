@@ -383,7 +383,7 @@ class TrainConfig:
         if self.recalibrate_varied is not None:
             return self.recalibrate_varied
         one_bit = self.model.build().quantization.activation_bits == 1
-        return one_bit and self.data.crop not in (self.data.unvaried().crop, self.data.image_size)
+        return one_bit and self.data.cropped
 
 
 RESUMABLE = frozenset(
