@@ -232,7 +232,8 @@ def _pass_over_abandoned_work() -> None:
     """Let errors that nobody waits for go unreported, once and for the rest of the process.
 
     Where one array fails, TensorStore's work on the others fails later, at the latest when the
-    process ends: some in futures that nobody reads, some after their event loop has closed.
+    process ends: some in futures that nobody reads, some after their event loop has closed, some
+    in threads of Orbax that are not joined any more.
     """
     report = sys.unraisablehook
 
@@ -243,11 +244,14 @@ def _pass_over_abandoned_work() -> None:
     def unread(record: LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         # TensorStore's errors begin with their status: "OUT_OF_RANGE: ...".
-        theirs = isinstance(error, ValueError) and re.match(r"[A-Z_]+: ", str(error))
-        return not (theirs and "never retrieved" in record.getMessage())
+        tensorstore = isinstance(error, ValueError) and re.match(r"[A-Z_]+: ", str(error))
+        # The words of asyncio about a future, those of Orbax about its thread.
+        abandoned = re.search(r"never retrieved|_SignalingThread\.run", record.getMessage())
+        return not (abandoned and (tensorstore or isinstance(error, OSError)))
 
     sys.unraisablehook = unraisable
-    getLogger("asyncio").addFilter(unread)
+    for logger in getLogger("asyncio"), logging.get_absl_logger():
+        logger.addFilter(unread)
 
 
 def _of_the_system(error: OSError | ValueError) -> str | None:
