@@ -10,7 +10,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments.png import save_png
-from experiments.study.report import compared_row, finished_runs, relative_time, timed_seeds
+from experiments.study.report import (
+    compared_row,
+    finished_runs,
+    named_seeds,
+    relative_time,
+    timed_seeds,
+)
 from experiments.study.rows import FULL_PRECISION
 
 TITLES = {"dice": "Dice", "iou": "IoU", "f1": "F1"}
@@ -57,9 +63,13 @@ def save(made: Figure, results: Mapping[str, Any], path: Path) -> None:
     for axes in made.axes:
         handles, labels = axes.get_legend_handles_labels()
         legend |= dict(zip(labels, handles, strict=True))
-    if legend:
-        columns = 2 * len(made.axes)
-        made.legend(legend.values(), legend, loc="outside lower center", ncols=columns, fontsize=8)
+    for columns in range(2 * len(made.axes) if legend else 0, 0, -1):
+        box = made.legend(
+            legend.values(), legend, loc="outside lower center", ncols=columns, fontsize=8
+        )
+        if box.get_window_extent().width <= made.bbox.width or columns == 1:
+            break
+        box.remove()
     save_png(made, path)
 
 
@@ -193,7 +203,7 @@ def scatter(
     points: list[tuple[float, float]] = []
     low, high = [], []
     if line and any(len(finished_runs(row)) > len(line) for row in rows.values()):
-        label += f", seed{'s' * (len(line) > 1)} {', '.join(map(str, sorted(line)))} only"
+        label += f", {named_seeds(line)} only"
     for name, row in rows.items():
         x, values = place(name, row), scores(row, score, line)
         if x is None or not values:

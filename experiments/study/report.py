@@ -3,7 +3,7 @@
 import itertools
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -230,13 +230,28 @@ def timed_seeds(results: Mapping[str, Any]) -> str:
       results: of a study, some of whose rows are timed.
 
     Returns:
-      Such as ``seed 0`` or ``seeds 0, 3``.
+      Such as ``seed 0``.
     """
     rows = results["rows"]
     timed = {(name, row["run"]) for name, row in results["latency"]["rows"].items()}
     seeds = {
         run["seed"] for name in rows for run in rows[name]["runs"] if (name, run["run"]) in timed
     }
+    return named_seeds(seeds)
+
+
+def named_seeds(seeds: Collection[int]) -> str:
+    """Name seeds in a few words.
+
+    Args:
+      seeds: in any order, at least one.
+
+    Returns:
+      Such as ``seed 0``, ``seeds 0, 3`` or ``seeds 0 to 5``.
+    """
+    first, last = min(seeds), max(seeds)
+    if len(seeds) > 2 and last - first == len(seeds) - 1:
+        return f"seeds {first} to {last}"
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
 
 

@@ -116,7 +116,6 @@ SCALES = {
             ),
             start=_FURTHER,
             best={**_FURTHER, "epochs": PRESETS["best"].epochs},
-            # With the larger steps of quantized weights one of three seeds got stuck.
             float_options={"optimizer.learning_rate": 2e-3},
         ),
         Scale(

@@ -16,7 +16,7 @@ from PIL import Image
 
 from experiments.study import figures, paper
 from experiments.study.options import StudyOptions
-from experiments.study.report import collect, finished_runs, milliseconds, spread
+from experiments.study.report import collect, finished_runs, milliseconds, named_seeds, spread
 from experiments.study.rows import changed
 from experiments.study.runs import plan
 from experiments.study.scales import chosen_scale
@@ -313,6 +313,31 @@ def test_a_collapsed_row_is_known_where_it_is_drawn_alone(
     for axes in made.axes[:panels]:
         assert axes.get_ylim()[0] > 0.5
         assert "0.01" in [text.get_text() for text in axes.texts]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "named"),
+    [
+        ({4}, "seed 4"),
+        ({3, 0}, "seeds 0, 3"),
+        ({2, 1, 3}, "seeds 1 to 3"),
+        ({0, 1, 3}, "seeds 0, 1, 3"),
+    ],
+)
+def test_seeds_are_named_in_a_few_words(seeds: set[int], named: str) -> None:
+    assert named_seeds(seeds) == named
+
+
+def test_a_legend_of_long_labels_stays_inside_its_figure(tmp_path: Path) -> None:
+    results = results_of("levels", tmp_path, seeds=1)
+    made = Figure(figsize=(6, 5), layout="constrained")
+    for number, axes in enumerate(made.subplots(1, 2)):
+        axes.plot([0, 1], label=f"a network of a long name, statistics of crops {number}")
+    figures.save(made, results, tmp_path / "figure.png")
+    (legend,) = made.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= made.bbox.width
 
 
 def test_lines_connect_points_of_the_same_seeds(
